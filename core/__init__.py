@@ -1,0 +1,1 @@
+"""The language every room speaks: schemas, settings, errors, the clock, logs."""

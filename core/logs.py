@@ -1,0 +1,28 @@
+"""Structured logs: one line per event, values as fields, nothing personal."""
+
+import logging
+import sys
+
+import structlog
+
+
+def configure_logs(level: str = "INFO") -> None:
+    """Sends structlog and stdlib records to stderr as `time level event key=value`. Once per process."""
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s", force=True)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.dev.ConsoleRenderer(colors=False),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def logger(name: str) -> structlog.stdlib.BoundLogger:
+    """A logger that carries the room's name."""
+    bound: structlog.stdlib.BoundLogger = structlog.get_logger().bind(room=name)
+    return bound

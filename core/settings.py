@@ -1,0 +1,52 @@
+"""Environment configuration: everything read from outside the process, in one frozen object."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from core.workspace import Workspace
+
+
+class Settings(BaseSettings):
+    """What the environment decides. Every field reads `VITRINE_<NAME>`; secrets never print."""
+
+    model_config = SettingsConfigDict(env_prefix="VITRINE_", frozen=True, extra="ignore")
+
+    var_dir: Path = Field(Path("var"), description="Folder under which every dataset keeps its workspace.")
+    dataset: str = Field(
+        "world", pattern=r"^[a-z][a-z0-9_]*$", description="Name of the workspace to work in: `var_dir/dataset`."
+    )
+    redis_url: SecretStr | None = Field(
+        None, description="A team's own Redis, `redis://:password@host:port/db`; unset starts the embedded server."
+    )
+    redis_port: int = Field(
+        6399,
+        ge=1024,
+        le=65535,
+        description="Preferred loopback port of the embedded Redis; a free one is taken if busy.",
+    )
+    mlflow_tracking_uri: str | None = Field(
+        None, description="A team's own MLflow server; unset keeps runs in SQLite inside the workspace."
+    )
+    clock: Literal["auto", "wall"] = Field(
+        "auto", description="auto anchors time at the end of simulated and imported data; wall never does."
+    )
+    num_threads: int = Field(2, ge=1, description="Threads for DuckDB, torch and FAISS, each.")
+    duckdb_memory: str = Field("3GB", description="DuckDB memory limit per process, such as 3GB.")
+    host: str = Field("127.0.0.1", description="Address the server binds; another than loopback needs API keys.")
+    port: int = Field(8000, ge=1, le=65535, description="Port the server binds.")
+    api_keys: tuple[SecretStr, ...] = Field(
+        (), description="Keys that clients send as X-API-Key, as a JSON list; empty leaves loopback open."
+    )
+    funnel_spec: Path | None = Field(
+        None, description="Funnel spec (YAML) to serve with; unset uses serving/funnel.yaml."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level that is logged.")
+
+    @cached_property
+    def workspace(self) -> Workspace:
+        """Paths of the dataset's workspace."""
+        return Workspace(self.var_dir.resolve() / self.dataset)
