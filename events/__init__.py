@@ -1,0 +1,1 @@
+"""What happened: the append-only event log, its readers, importers and the simulated world."""
