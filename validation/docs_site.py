@@ -1,0 +1,43 @@
+"""Where the Data Docs and the results behind them lie, and how many runs are kept.
+
+docs/
+  index.html               the Data Docs of every gate
+  gates.json               the last word of every gate (report.py)
+  expectations/ validations/ static/   pages of the site
+  store/expectations/ store/validations/   suites and results as JSON, which the site is rendered from
+"""
+
+import shutil
+from pathlib import Path
+
+KEPT_RUNS = 3
+"""Results per suite that stay in the store and on the site."""
+
+
+def index_page(docs: Path) -> Path:
+    """The site's first page."""
+    return docs / "index.html"
+
+
+def suites_folder(docs: Path) -> Path:
+    """Where suites are stored."""
+    return docs / "store" / "expectations"
+
+
+def results_folder(docs: Path) -> Path:
+    """Where results are stored, `<suite>/<gate>/<instant>/`."""
+    return docs / "store" / "validations"
+
+
+def forget_old_runs(docs: Path, kept: int = KEPT_RUNS) -> int:
+    """The number of runs removed; the newest `kept` of every suite stay, in the store and on the site."""
+    num_removed = 0
+    for suite in results_folder(docs).glob("*/"):
+        runs = sorted(suite.glob("*/*/"), key=lambda run: run.name, reverse=True)
+        for run in runs[kept:]:
+            shutil.rmtree(run)
+            shutil.rmtree(docs / "validations" / suite.name / run.parent.name / run.name, ignore_errors=True)
+            if not any(run.parent.iterdir()):
+                run.parent.rmdir()
+            num_removed += 1
+    return num_removed

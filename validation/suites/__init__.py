@@ -1,0 +1,1 @@
+"""Suites as plain functions, one module per kind of table."""
