@@ -1,0 +1,1 @@
+"""What the platform predicts with: features as tensors, networks, losses, metrics, calibration, bundles."""

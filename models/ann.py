@@ -1,0 +1,158 @@
+"""Approximate and exact nearest posts of a user vector, on disk with a manifest that names its model.
+
+    index/<index_id>/  index.faiss  post_ids.npy  manifest.json
+    index/champion.json             {"index_id": ...}, the index that serves
+
+Shapes: B users, N posts, D dimensions, K posts wanted. Scores are inner products.
+"""
+
+import json
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import BundleError, MissingStageError
+from core.files import content_hash, file_hash, sync_folder, write_atomically
+
+EXACT_BELOW = 100_000
+"""Posts up to which an exact scan is as fast as it needs to be (about 6 ms per 100,000 x 64 on one thread)."""
+
+MAX_IVF_TRAINING_POSTS = 200_000
+
+
+@dataclass(frozen=True)
+class IndexManifest:
+    """What an index holds and which retrieval bundle made its vectors."""
+
+    index_id: str
+    bundle_id: str
+    count: int
+    dim: int
+    built_at: str  # ISO 8601 UTC; the platform's now up to which features were used
+    factory: str
+    num_probes: int
+    sha256: dict[str, str]
+
+
+class PostIndex:
+    """A loaded index: `search` gives the nearest posts."""
+
+    def __init__(self, manifest: IndexManifest, index: Any, post_ids: NDArray[np.int64]) -> None:
+        self.manifest = manifest
+        self.post_ids = post_ids
+        self._index = index
+
+    def search(self, user_vectors_BD: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Post ids [B, K] and scores [B, K], best first; fewer posts than K are padded with -1 and -inf."""
+        if user_vectors_BD.ndim != 2 or user_vectors_BD.shape[1] != self.manifest.dim:
+            raise ValueError(f"user vectors have shape {user_vectors_BD.shape}; expected [B, {self.manifest.dim}]")
+        scores, rows = self._index.search(np.ascontiguousarray(user_vectors_BD, dtype=np.float32), k)
+        if not len(self.post_ids):
+            return np.full_like(rows, -1), np.full_like(scores, -np.inf)
+        is_found = rows >= 0
+        ids = np.where(is_found, self.post_ids[np.maximum(rows, 0)], -1)
+        return ids, np.where(is_found, scores, -np.inf).astype(np.float32)
+
+
+def write_index(
+    root: Path,
+    post_ids: NDArray[np.int64],
+    vectors_ND: NDArray[np.float32],
+    bundle_id: str,
+    built_at: datetime,
+    exact_below: int = EXACT_BELOW,
+) -> IndexManifest:
+    """The manifest of a new index below `root`, complete on disk; `publish_index` makes it serve."""
+    count, dim = vectors_ND.shape
+    if len(post_ids) != count or len(np.unique(post_ids)) != count:
+        raise ValueError(f"{len(post_ids)} post ids for {count} vectors; expected one distinct id each")
+    if not np.isfinite(vectors_ND).all():
+        bad = post_ids[~np.isfinite(vectors_ND).all(axis=1)]
+        raise BundleError(f"bundle {bundle_id} gives {len(bad)} posts a vector that is not finite, such as {bad[:3]}")
+    index, factory, num_probes = _build(vectors_ND, exact_below)
+    root.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=root, prefix=".index."))
+    try:
+        faiss.write_index(index, str(folder / "index.faiss"))
+        np.save(folder / "post_ids.npy", np.asarray(post_ids, dtype=np.int64), allow_pickle=False)
+        sums = {name: file_hash(folder / name) for name in ("index.faiss", "post_ids.npy")}
+        index_id = content_hash([bundle_id, built_at.isoformat(), *sums.values()])
+        manifest = IndexManifest(index_id, bundle_id, count, dim, built_at.isoformat(), factory, num_probes, sums)
+        write_atomically(folder / "manifest.json", json.dumps(asdict(manifest), indent=2))
+        final = root / index_id
+        if final.exists():
+            shutil.rmtree(folder)
+        else:
+            folder.chmod(0o755)  # mkdtemp makes it private
+            folder.rename(final)
+            sync_folder(root)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return manifest
+
+
+def _build(vectors_ND: NDArray[np.float32], exact_below: int) -> tuple[Any, str, int]:
+    count, dim = vectors_ND.shape
+    vectors = np.ascontiguousarray(vectors_ND, dtype=np.float32)
+    if count < exact_below:
+        factory, num_probes = "Flat", 0
+    else:
+        # About 2 sqrt(N) lists of which a thirty-second part is probed: recall@500 stays above 0.99 on 1 M x 64.
+        lists = int(2 ** np.round(np.log2(2 * np.sqrt(count))))
+        factory, num_probes = f"IVF{lists},SQfp16", max(16, lists // 32)
+    index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+    if num_probes:
+        chosen = np.linspace(0, count - 1, min(count, MAX_IVF_TRAINING_POSTS)).astype(np.int64)
+        index.train(vectors[chosen])
+        faiss.extract_index_ivf(index).nprobe = num_probes
+    index.add(vectors)
+    return index, factory, num_probes
+
+
+def publish_index(root: Path, index_id: str) -> None:
+    """Makes `index_id` the one that serves, in one step."""
+    write_atomically(root / "champion.json", json.dumps({"index_id": index_id}))
+
+
+def champion_index(root: Path) -> Path:
+    """The folder of the index that serves. Raises MissingStageError before one was built."""
+    pointer = root / "champion.json"
+    if not pointer.exists():
+        raise MissingStageError("index", pointer, "python -m training index")
+    try:
+        return root / str(json.loads(pointer.read_text())["index_id"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{pointer} names no index ({error!r}); run `python -m training index`") from error
+
+
+def load_index(path: Path, bundle_id: str) -> PostIndex:
+    """The index at `path`. Raises BundleError unless it is whole, unaltered and made by bundle `bundle_id`."""
+    try:
+        manifest = IndexManifest(**json.loads((path / "manifest.json").read_text()))
+        for name, expected in manifest.sha256.items():
+            if (found := file_hash(path / name)) != expected:
+                raise BundleError(
+                    f"{path / name} has SHA-256 {found[:12]}…, manifest says {expected[:12]}…; rebuild the index"
+                )
+        if manifest.bundle_id != bundle_id:
+            raise BundleError(
+                f"index {manifest.index_id} was made by bundle {manifest.bundle_id}, the loaded retrieval model is "
+                f"{bundle_id}; run `python -m training index`"
+            )
+        post_ids = np.load(path / "post_ids.npy", allow_pickle=False)
+        index = faiss.read_index(str(path / "index.faiss"))
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise BundleError(f"index at {path} cannot be read ({error}); run `python -m training index`") from error
+    if index.ntotal != manifest.count or len(post_ids) != manifest.count or index.d != manifest.dim:
+        raise BundleError(
+            f"index {manifest.index_id} holds {index.ntotal} posts of {index.d}, manifest says {manifest.count}"
+        )
+    return PostIndex(manifest, index, post_ids)

@@ -1,0 +1,192 @@
+"""Embedding tables: TorchRec collections for training, and their plain-torch twin for inference.
+
+Both answer to one interface, keyed by feature name, so that a network is written once:
+`pool` gives one vector per row (mean over entries, -1 is padding), `embed` one vector per entry.
+Legend: B rows, L entries per row, D width of the feature's table.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.features import FeatureSpec, Table
+
+SPARSE_GRADIENT_ROWS = 500_000
+"""Tables from this size get sparse gradients; below it a dense gradient is faster to apply."""
+
+
+class Tables(Protocol):
+    """What a network asks of its embedding tables."""
+
+    def pool(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Mean vector per row and feature, [B, D]; a row without entries gives zeros."""
+
+    def embed(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Vector per entry and feature, [B, L, D]; padding gives the vector of row 0."""
+
+    def export(self) -> dict[str, Tensor]:
+        """Weights as `PlainTables` names them."""
+
+
+class PlainTables(nn.Module):
+    """The inference twin: one `nn.Embedding` per table, nothing but torch."""
+
+    def __init__(self, spec: FeatureSpec) -> None:
+        super().__init__()
+        self.weights = nn.ModuleDict({t.name: nn.Embedding(t.num_rows, t.dim) for t in spec.tables})
+        self._table_of = {feature: t.name for t in spec.tables for feature in t.features}
+
+    def _weight(self, feature: str) -> Tensor:
+        weight: Tensor = self.weights[self._table_of[feature]].weight  # type: ignore[assignment]
+        return weight
+
+    def pool(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        pooled = {}
+        for name, rows_BL in rows.items():
+            if rows_BL.shape[1] == 1:
+                present_B1 = (rows_BL >= 0).to(torch.float32)
+                pooled[name] = F.embedding(rows_BL[:, 0].clamp(min=0), self._weight(name)) * present_B1
+                continue
+            present_BL = rows_BL >= 0
+            offsets_B = present_BL.sum(1).cumsum(0).roll(1)
+            offsets_B[:1] = 0
+            pooled[name] = F.embedding_bag(rows_BL[present_BL].long(), self._weight(name), offsets_B, mode="mean")
+        return pooled
+
+    def embed(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: F.embedding(rows_BL.clamp(min=0), self._weight(name)) for name, rows_BL in rows.items()}
+
+    def export(self) -> dict[str, Tensor]:
+        return dict(self.state_dict())
+
+
+def _torchrec() -> Any:
+    """The library, imported late: inference never needs it, and its import warns of GPU-only kernels."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torchrec
+    # TorchRec asks whether it is being traced, and torch logs advice about that question once.
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    return torchrec
+
+
+class PooledTables(nn.Module):
+    """Training tables that pool: a TorchRec EmbeddingBagCollection with mean pooling.
+
+    `pool` may be asked for some of the features; the others get empty bags, so that the two towers
+    can share tables although their batches differ in rows.
+    """
+
+    def __init__(self, spec: FeatureSpec) -> None:
+        super().__init__()
+        torchrec = _torchrec()
+        self._tables = spec.tables
+        self._features = [feature for t in spec.tables for feature in t.features]
+        self._keyed = torchrec.KeyedJaggedTensor
+        self.collection = torchrec.EmbeddingBagCollection(
+            tables=[
+                torchrec.EmbeddingBagConfig(
+                    name=t.name,
+                    embedding_dim=t.dim,
+                    num_embeddings=t.num_rows,
+                    feature_names=list(t.features),
+                    pooling=torchrec.PoolingType.MEAN,
+                )
+                for t in spec.tables
+            ]
+        )
+        _choose_gradients(self.collection.embedding_bags, spec.tables)
+
+    def pool(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        num_rows = next(iter(rows.values())).shape[0]
+        nothing = torch.zeros(num_rows, dtype=torch.int64)
+        values, lengths = [], []
+        for feature in self._features:
+            if feature not in rows:
+                lengths.append(nothing)
+                continue
+            present_BL = rows[feature] >= 0
+            values.append(rows[feature][present_BL])
+            lengths.append(present_BL.sum(1))
+        bags = self._keyed(keys=self._features, values=torch.cat(values).long(), lengths=torch.cat(lengths))
+        pooled = self.collection(bags).to_dict()
+        return {feature: pooled[feature] for feature in rows}
+
+    def embed(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        raise NotImplementedError("pooled tables have no vector per entry; build the network on EntryTables")
+
+    def export(self) -> dict[str, Tensor]:
+        bags: Any = self.collection.embedding_bags
+        return {f"weights.{t.name}.weight": bags[t.name].weight for t in self._tables}
+
+
+class EntryTables(nn.Module):
+    """Training tables that keep every entry: TorchRec EmbeddingCollections, one per width.
+
+    `embed` wants every feature of the spec, all with the same number of rows.
+    """
+
+    def __init__(self, spec: FeatureSpec) -> None:
+        super().__init__()
+        torchrec = _torchrec()
+        self._keyed = torchrec.KeyedJaggedTensor
+        self._groups = [[t for t in spec.tables if t.dim == width] for width in sorted({t.dim for t in spec.tables})]
+        self.collections = nn.ModuleList(
+            torchrec.EmbeddingCollection(
+                tables=[
+                    torchrec.EmbeddingConfig(
+                        name=t.name, embedding_dim=t.dim, num_embeddings=t.num_rows, feature_names=list(t.features)
+                    )
+                    for t in group
+                ]
+            )
+            for group in self._groups
+        )
+        for entries, group in self._each():
+            _choose_gradients(entries.embeddings, group)
+
+    def _each(self) -> Iterator[tuple[Any, list[Table]]]:
+        yield from zip(self.collections, self._groups, strict=True)
+
+    def pool(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        raise NotImplementedError("entry tables do not pool; build the network on PooledTables")
+
+    def embed(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        embedded: dict[str, Tensor] = {}
+        for collection, group in self._each():
+            features = [feature for t in group for feature in t.features]
+            lengths = [torch.full((rows[f].shape[0],), rows[f].shape[1], dtype=torch.int64) for f in features]
+            entries = self._keyed(
+                keys=features,
+                values=torch.cat([rows[f].clamp(min=0).reshape(-1) for f in features]).long(),
+                lengths=torch.cat(lengths),
+            )
+            for feature, found in collection(entries).items():
+                vectors = found.values()
+                embedded[feature] = vectors.view(*rows[feature].shape, vectors.shape[-1])
+        return embedded
+
+    def export(self) -> dict[str, Tensor]:
+        return {
+            f"weights.{t.name}.weight": collection.embeddings[t.name].weight
+            for collection, group in self._each()
+            for t in group
+        }
+
+
+def _choose_gradients(modules: Any, tables: Sequence[Table]) -> None:
+    for t in tables:
+        modules[t.name].sparse = t.num_rows >= SPARSE_GRADIENT_ROWS
+
+
+def export_state(module: nn.Module) -> dict[str, Tensor]:
+    """Weights of a network under the names its inference twin has, detached and contiguous."""
+    tables: Tables = module.tables  # type: ignore[assignment]
+    state = {name: value for name, value in module.state_dict().items() if not name.startswith("tables.")}
+    state |= {f"tables.{name}": value for name, value in tables.export().items()}
+    return {name: value.detach().clone().contiguous() for name, value in state.items()}

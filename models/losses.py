@@ -1,0 +1,63 @@
+"""Losses with masks: what was not observed teaches nothing.
+
+Legend: B rows, H heads, P positives, N posts of a batch, R requests, C candidates per request.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def masked_bce(
+    logits_BH: Tensor, labels_BH: Tensor, head_weights_H: Tensor | None = None, row_weights_B: Tensor | None = None
+) -> Tensor:
+    """Weighted sum over heads of each head's mean binary cross-entropy over its observed rows.
+
+    A NaN label is unobserved. A head without observed rows adds 0. Weights of heads default to 1 / H.
+    """
+    is_observed_BH = ~labels_BH.isnan()
+    loss_BH = F.binary_cross_entropy_with_logits(logits_BH, labels_BH.nan_to_num(0.0), reduction="none")
+    weight_BH = is_observed_BH.to(logits_BH.dtype)
+    if row_weights_B is not None:
+        weight_BH = weight_BH * row_weights_B[:, None]
+    loss_H = (loss_BH * weight_BH).sum(0) / weight_BH.sum(0).clamp(min=1e-12)
+    return loss_H.mean() if head_weights_H is None else (loss_H * head_weights_H).sum()
+
+
+def sampled_softmax(
+    users_PD: Tensor,
+    posts_ND: Tensor,
+    targets_P: Tensor,
+    log_q_N: Tensor,
+    post_ids_N: Tensor,
+    weights_P: Tensor | None = None,
+) -> Tensor:
+    """Weighted mean of -log softmax of each user's target among the posts of the batch.
+
+    `log_q_N` is the log of each post's chance to be in a batch; subtracting it undoes the
+    over-representation of popular posts. Another row that holds the target's post is an accidental
+    hit and is masked with -inf.
+    Source: Yi et al., RecSys 2019; Bengio and Senecal, 2008.
+    """
+    logits_PN = users_PD @ posts_ND.T - log_q_N
+    is_hit_PN = post_ids_N[targets_P][:, None] == post_ids_N[None, :]
+    is_hit_PN[torch.arange(len(targets_P)), targets_P] = False
+    loss_P = F.cross_entropy(logits_PN.masked_fill(is_hit_PN, float("-inf")), targets_P, reduction="none")
+    if weights_P is None:
+        return loss_P.mean()
+    return (loss_P * weights_P).sum() / weights_P.sum().clamp(min=1e-12)
+
+
+def listwise_distillation(student_RC: Tensor, teacher_RC: Tensor, mask_RC: Tensor, temperature: float) -> Tensor:
+    """Mean over requests of the cross-entropy from the teacher's softmax to the student's.
+
+    Teacher scores are standardised within each request first, since a value model's scale says nothing
+    about how sure it is; `mask_RC` is true for real candidates. Source: Cao et al., ListNet, ICML 2007.
+    """
+    count_R1 = mask_RC.sum(1, keepdim=True).clamp(min=1)
+    teacher_RC = teacher_RC.masked_fill(~mask_RC, 0.0)
+    centred_RC = (teacher_RC - teacher_RC.sum(1, keepdim=True) / count_R1).masked_fill(~mask_RC, 0.0)
+    std_R1 = (centred_RC.square().sum(1, keepdim=True) / count_R1).sqrt().clamp(min=1e-12)
+    target_RC = (centred_RC / std_R1 / temperature).masked_fill(~mask_RC, float("-inf")).softmax(1)
+    log_student_RC = student_RC.masked_fill(~mask_RC, float("-inf")).log_softmax(1).masked_fill(~mask_RC, 0.0)
+    return -(target_RC * log_student_RC).sum(1).mean()

@@ -1,0 +1,178 @@
+"""The second stage: a multi-task multi-label network that predicts every engagement of a user with a post.
+
+Embeddings of ids, target attention over the user's history, low-rank cross layers (DCN-v2), a shared
+trunk (or a mixture of experts) and one tower per head.
+Legend: B rows, L entries of history, D width of history and target, W inputs, E experts, H heads.
+Source: Wang et al., DCN V2, WWW 2021; Zhou et al., DIN, KDD 2018; Ma et al., MMoE, KDD 2018.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.schema import HEADS
+from models.embeddings import EntryTables, PlainTables
+from models.encode import EncodedSide
+from models.features import Feature, FeatureSpec
+from models.inputs import dense_width, indexed_rows
+
+
+@dataclass(frozen=True)
+class SecondStageConfig:
+    """Shape of the network."""
+
+    heads: tuple[str, ...] = HEADS
+    num_cross_layers: int = 2
+    cross_rank: int = 32
+    trunk: tuple[int, ...] = (256, 128)
+    head_hidden: int = 32
+    num_experts: int = 1
+    """1 is a shared bottom; more is a multi-gate mixture of experts."""
+    dropout: float = 0.1
+    history_length: int = 20
+
+
+class TargetAttention(nn.Module):
+    """Reads one aligned group of history sequences with the candidate as the query.
+
+    Sequences whose table a post feature also reads meet that feature; the others (such as the kind of
+    engagement) only shift the attention.
+    """
+
+    def __init__(self, spec: FeatureSpec, group: tuple[Feature, ...]) -> None:
+        super().__init__()
+        post_by_table = {f.table: f for f in reversed(spec.side("post", "categorical"))}
+        self.pairs = [(f.name, post_by_table[f.table].name) for f in group if f.table in post_by_table]
+        self.shifts = [f.name for f in group if f.table not in post_by_table]
+        if not self.pairs:
+            names = ", ".join(f.name for f in group)
+            raise ValueError(f"sequences {names} share no table with a post feature, so no target can read them")
+        dim = sum(f.dim for f in group if f.table in post_by_table)
+        self.scale_D = nn.Parameter(torch.full((dim,), dim**-0.5))
+        self.shift = nn.ModuleDict({str(i): nn.Linear(spec_dim(group, n), 1) for i, n in enumerate(self.shifts)})
+        self.width = 2 * dim + len(self.pairs)
+
+    def forward(self, vectors: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> Tensor:
+        """[B, width]: attended history, its product with the target, and a match per pair.
+
+        History may have one row for B targets.
+        """
+        history_BLD = torch.cat([vectors[name] for name, _ in self.pairs], dim=2)
+        target_BD = torch.cat([vectors[name].squeeze(1) for _, name in self.pairs], dim=1)
+        is_entry_BL = torch.stack([rows[name] >= 0 for name, _ in self.pairs]).any(0)
+        query_BD = target_BD * self.scale_D
+        if history_BLD.shape[0] == 1:
+            logits_BL = query_BD @ history_BLD[0].T
+        else:
+            logits_BL = torch.bmm(history_BLD, query_BD.unsqueeze(2)).squeeze(2)
+        for i, name in enumerate(self.shifts):
+            logits_BL = logits_BL + self.shift[str(i)](vectors[name]).squeeze(2)
+        # A user without history attends to nothing: the large negative keeps softmax finite, the mask zeroes it.
+        weights_BL = logits_BL.masked_fill(~is_entry_BL, -1e9).softmax(1) * is_entry_BL
+        if history_BLD.shape[0] == 1:
+            pooled_BD = weights_BL @ history_BLD[0]
+        else:
+            pooled_BD = torch.bmm(weights_BL.unsqueeze(1), history_BLD).squeeze(1)
+        matches_BP = self._matches(rows, is_entry_BL)
+        return torch.cat([pooled_BD, pooled_BD * target_BD, matches_BP], dim=1)
+
+    def _matches(self, rows: Mapping[str, Tensor], is_entry_BL: Tensor) -> Tensor:
+        """Share of history entries that are the very target, per pair, [B, pairs]."""
+        count_B1 = is_entry_BL.sum(1, keepdim=True).clamp(min=1)
+        shares = []
+        for sequence, target in self.pairs:
+            # Row 0 is null on both sides, and two unknowns are no match.
+            same_BL = (rows[sequence] == rows[target]) & (rows[target] > 0)
+            shares.append(same_BL.sum(1, keepdim=True) / count_B1)
+        return torch.cat(shares, dim=1)
+
+
+def spec_dim(group: tuple[Feature, ...], name: str) -> int:
+    """Table width of one feature of a group."""
+    return next(f.dim for f in group if f.name == name)
+
+
+class CrossLayers(nn.Module):
+    """x <- x0 * (U V x + b) + x, repeated; U V of low rank."""
+
+    def __init__(self, width: int, rank: int, count: int) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(nn.Linear(width, rank, bias=False) for _ in range(count))
+        self.up = nn.ModuleList(nn.Linear(rank, width) for _ in range(count))
+
+    def forward(self, x0_BW: Tensor) -> Tensor:
+        x_BW = x0_BW
+        for down, up in zip(self.down, self.up, strict=True):
+            x_BW = torch.addcmul(x_BW, x0_BW, up(down(x_BW)))
+        return x_BW
+
+
+class SecondStage(nn.Module):
+    """Logits of all heads for matched rows, or for one user and many posts."""
+
+    def __init__(self, spec: FeatureSpec, config: SecondStageConfig, *, is_training: bool) -> None:
+        super().__init__()
+        self.spec, self.config = spec, config
+        self.tables = EntryTables(spec) if is_training else PlainTables(spec)
+        sequences = spec.side("user", "sequence")
+        groups = sorted({f.group for f in sequences if f.group})
+        self.attention = nn.ModuleList(
+            TargetAttention(spec, tuple(f for f in sequences if f.group == group)) for group in groups
+        )
+        self.pooled = {side: [f for f in spec.side(side) if f.is_indexed and not f.group] for side in ("user", "post")}
+        width = sum(dense_width(spec, side) for side in ("user", "post", "cross"))
+        width += sum(f.dim for features in self.pooled.values() for f in features)
+        width += sum(block.width for block in self.attention)  # type: ignore[misc]
+        self.cross = CrossLayers(width, config.cross_rank, config.num_cross_layers)
+        self.experts = nn.ModuleList(_trunk(width, config) for _ in range(config.num_experts))
+        heads, out = len(config.heads), config.trunk[-1]
+        self.gate = nn.Linear(width, heads * config.num_experts) if config.num_experts > 1 else None
+        self.head_in_HOK = nn.Parameter(torch.randn(heads, out, config.head_hidden) * (2.0 / out) ** 0.5)
+        self.head_in_bias_HK = nn.Parameter(torch.zeros(heads, config.head_hidden))
+        self.head_out_HK = nn.Parameter(torch.randn(heads, config.head_hidden) * config.head_hidden**-0.5 * 0.1)
+        self.bias_H = nn.Parameter(torch.zeros(heads))
+
+    def forward(self, user: EncodedSide, post: EncodedSide, cross: EncodedSide) -> Tensor:
+        """Logits [B, H]. `user` may have one row, which then meets all B posts."""
+        rows = indexed_rows(self.spec, "user", user) | indexed_rows(self.spec, "post", post)
+        vectors = self.tables.embed(rows) if rows else {}
+        num_rows = post.num_rows
+        parts = [self._side("user", user, vectors, rows).expand(num_rows, -1), self._side("post", post, vectors, rows)]
+        parts += [cross.numeric.expand(num_rows, -1), cross.embeddings.expand(num_rows, -1)]
+        parts += [block(vectors, rows) for block in self.attention]
+        x_BW = self.cross(torch.cat(parts, dim=1))
+        return self._heads(x_BW)
+
+    def _side(
+        self, side: str, encoded: EncodedSide, vectors: Mapping[str, Tensor], rows: Mapping[str, Tensor]
+    ) -> Tensor:
+        parts = [encoded.numeric, encoded.embeddings]
+        for f in self.pooled[side]:
+            if f.kind == "categorical":
+                parts.append(vectors[f.name].squeeze(1))
+                continue
+            is_entry_BL = (rows[f.name] >= 0).to(torch.float32)
+            total_BD = (vectors[f.name] * is_entry_BL.unsqueeze(2)).sum(1)
+            parts.append(total_BD / is_entry_BL.sum(1, keepdim=True).clamp(min=1))
+        return torch.cat(parts, dim=1)
+
+    def _heads(self, x_BW: Tensor) -> Tensor:
+        if self.gate is None:
+            hidden_1BO = self.experts[0](x_BW).unsqueeze(0)
+        else:
+            experts_BEO = torch.stack([expert(x_BW) for expert in self.experts], dim=1)
+            gates_BHE = self.gate(x_BW).view(len(x_BW), -1, len(self.experts)).softmax(2)
+            hidden_1BO = torch.bmm(gates_BHE, experts_BEO).transpose(0, 1)
+        towers_HBK = F.relu(torch.matmul(hidden_1BO, self.head_in_HOK) + self.head_in_bias_HK.unsqueeze(1))
+        return (towers_HBK * self.head_out_HK.unsqueeze(1)).sum(2).T + self.bias_H
+
+
+def _trunk(width: int, config: SecondStageConfig) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for out in config.trunk:
+        layers += [nn.Linear(width, out), nn.LayerNorm(out), nn.ReLU(), nn.Dropout(config.dropout)]
+        width = out
+    return nn.Sequential(*layers)

@@ -1,0 +1,88 @@
+"""The two-tower network: a user vector and a post vector whose inner product is the score.
+
+Legend: B users, N posts, D dimensions of the towers, T tasks. Vectors have D + 1 entries: the last of
+the user is 1 and the last of the post is its bias, so that an inner-product index gives the score.
+Source: Yi et al., Sampling-bias-corrected neural modeling, RecSys 2019.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.embeddings import PlainTables, PooledTables, Tables
+from models.encode import EncodedSide
+from models.features import FeatureSpec, Side
+from models.inputs import dense_width, indexed_rows, indexed_width
+
+
+@dataclass(frozen=True)
+class TowerConfig:
+    """Shape of both towers."""
+
+    dim: int = 64
+    hidden: tuple[int, ...] = (128,)
+    dropout: float = 0.0
+    temperature: float = 0.1
+    """Initial; inner products of unit vectors are divided by it, and it is learned."""
+
+
+class Tower(nn.Module):
+    """Features of one side to a unit vector [B, D] and a bias [B]."""
+
+    def __init__(self, spec: FeatureSpec, side: Side, config: TowerConfig) -> None:
+        super().__init__()
+        self.spec, self.side = spec, side
+        width = indexed_width(spec, side) + dense_width(spec, side)
+        if width == 0:
+            raise ValueError(f"the {side} tower has no features")
+        layers: list[nn.Module] = []
+        for hidden in config.hidden:
+            layers += [nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Dropout(config.dropout)]
+            width = hidden
+        self.trunk = nn.Sequential(*layers)
+        self.out = nn.Linear(width, config.dim)
+        self.bias = nn.Linear(width, 1)
+        nn.init.zeros_(self.bias.weight)
+        nn.init.zeros_(self.bias.bias)
+
+    def forward(self, encoded: EncodedSide, tables: Tables) -> tuple[Tensor, Tensor]:
+        rows = indexed_rows(self.spec, self.side, encoded)
+        pooled = tables.pool(rows) if rows else {}
+        x = torch.cat([encoded.numeric, encoded.embeddings, *(pooled[name] for name in rows)], dim=1)
+        hidden = self.trunk(x)
+        return F.normalize(self.out(hidden), dim=1), self.bias(hidden).squeeze(1)
+
+
+class TwoTower(nn.Module):
+    """Both towers over shared tables, and one affine reading of the score per task."""
+
+    def __init__(self, spec: FeatureSpec, config: TowerConfig, num_tasks: int, *, is_training: bool) -> None:
+        super().__init__()
+        self.spec = spec
+        self.tables = PooledTables(spec) if is_training else PlainTables(spec)
+        self.user_tower = Tower(spec, "user", config)
+        self.post_tower = Tower(spec, "post", config)
+        self.log_scale = nn.Parameter(torch.tensor(1.0 / config.temperature).log())
+        self.task_scale_T = nn.Parameter(torch.ones(num_tasks))
+        self.task_bias_T = nn.Parameter(torch.zeros(num_tasks))
+
+    def user_vectors(self, user: EncodedSide) -> Tensor:
+        """[B, D + 1], scaled by the temperature; the user's own bias cannot change a ranking and is left out."""
+        unit_BD, _ = self.user_tower(user, self.tables)
+        return torch.cat([unit_BD * self.log_scale.exp(), torch.ones_like(unit_BD[:, :1])], dim=1)
+
+    def post_vectors(self, post: EncodedSide) -> Tensor:
+        """[N, D + 1], the last entry is the post's bias."""
+        unit_ND, bias_N = self.post_tower(post, self.tables)
+        return torch.cat([unit_ND, bias_N[:, None]], dim=1)
+
+    def user_parts(self, user: EncodedSide) -> tuple[Tensor, Tensor]:
+        """User vectors [B, D + 1] and the user's bias [B], which probabilities need and rankings do not."""
+        unit_BD, bias_B = self.user_tower(user, self.tables)
+        return torch.cat([unit_BD * self.log_scale.exp(), torch.ones_like(unit_BD[:, :1])], dim=1), bias_B
+
+    def task_logits(self, score_B: Tensor, user_bias_B: Tensor) -> Tensor:
+        """Logit of each task [B, T] for scores of matched pairs."""
+        return (score_B + user_bias_B)[:, None] * self.task_scale_T + self.task_bias_T

@@ -1,0 +1,1 @@
+"""How we learn: point-in-time training sets, labels, splits, sampling, recipes, tracking, index, evaluation."""

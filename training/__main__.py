@@ -1,0 +1,215 @@
+"""`python -m training COMMAND`: training sets, models, index, offline evaluation."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from core.errors import VitrineError
+from core.logs import configure_logs
+from core.settings import Settings
+
+# Everything heavy (torch, feast, mlflow, matplotlib) is imported inside the command that needs it.
+
+app = typer.Typer(
+    help="Training sets, models, index and offline evaluation.", no_args_is_help=True, add_completion=False
+)
+console = Console(stderr=True)
+
+Seed = Annotated[int, typer.Option(help="Decides sampling, initial weights and order of examples.")]
+Quick = Annotated[bool, typer.Option("--quick", help="One epoch on few rows: a check that everything runs.")]
+Force = Annotated[bool, typer.Option("--force", help="Do it again although nothing changed.")]
+RecipeName = Annotated[str, typer.Option(help="default, or reference: the fixed point to compare with.")]
+
+
+@contextmanager
+def _told() -> Iterator[Settings]:
+    """Settings for a command whose deliberate errors become one line and exit code 1."""
+    try:
+        settings = Settings()
+        configure_logs(settings.log_level)
+        # Our own lines do not pass through here; libraries tell of caches, loaders and fonts, line after line.
+        logging.getLogger().setLevel(logging.DEBUG if settings.log_level == "DEBUG" else logging.WARNING)
+        yield settings
+    except VitrineError as error:
+        console.print(f"[red]{type(error).__name__}[/red]: ", end="")
+        console.print(str(error), markup=False, highlight=False)
+        raise typer.Exit(1) from error
+
+
+@contextmanager
+def _bar(title: str) -> Iterator["_Bar"]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
+        yield _Bar(progress, title)
+
+
+class _Bar:
+    """Progress of one thing; callable as (done, total)."""
+
+    def __init__(self, progress: Progress, title: str) -> None:
+        self._progress = progress
+        self._task = progress.add_task(title, total=None)
+
+    def __call__(self, done: int, total: int) -> None:
+        self._progress.update(self._task, completed=done, total=total)
+
+    def says(self, what: str) -> None:
+        self._progress.update(self._task, description=what)
+
+
+def _result(fields: dict[str, object]) -> None:
+    """Prints the machine-readable last line of a command."""
+    sys.stdout.write(json.dumps(fields) + "\n")
+
+
+@app.command()
+def sets(
+    only: Annotated[list[str] | None, typer.Option("--set", help="second_stage, retrieval, first_stage.")] = None,
+    max_rows: Annotated[int | None, typer.Option(help="Rows of the second-stage set; others follow.")] = None,
+    seed: Seed = 0,
+    quick: Quick = False,
+    force: Force = False,
+) -> None:
+    """Join sampled impressions with the features known at their serve time."""
+    with _told() as settings:
+        from core.errors import ConfigError
+        from training.sets import build_set, set_configs
+
+        configs = set_configs(settings.workspace.manifest(), max_rows or (60_000 if quick else None), seed)
+        unknown = sorted(set(only or ()) - set(configs))
+        if unknown:
+            raise ConfigError(f"no training set {', '.join(unknown)}; there are {', '.join(configs)}")
+        has_candidates = any((settings.workspace.log / "candidates").glob("day=*/*.parquet"))
+        wanted = only or [name for name in configs if name != "first_stage" or has_candidates]
+        table = Table("set", "rows", "train", "valid", "calib", "test", "", title="Training sets")
+        built: dict[str, object] = {}
+        for name in wanted:
+            with _bar(f"Joining {name}") as bar:
+                found, is_new = build_set(settings, configs[name], bar, is_forced=force)
+            m = found.manifest
+            parts = [f"{m.rows_by_split[part]:,}" for part in ("train", "validation", "calibration", "test")]
+            table.add_row(name, f"{m.rows:,}", *parts, "built" if is_new else "unchanged")
+            built[name] = {"rows": m.rows, "set_id": m.set_id, "is_new": is_new}
+        console.print(table)
+        _result({"sets": built})
+
+
+@app.command()
+def retrieval(recipe: RecipeName = "default", seed: Seed = 0, quick: Quick = False, force: Force = False) -> None:
+    """Train two-tower retrieval."""
+    _train("retrieval", recipe, seed, quick, force)
+
+
+@app.command("second-stage")
+def second_stage(recipe: RecipeName = "default", seed: Seed = 0, quick: Quick = False, force: Force = False) -> None:
+    """Train the multi-task second stage and calibrate it."""
+    _train("second_stage", recipe, seed, quick, force)
+
+
+@app.command("first-stage")
+def first_stage(recipe: RecipeName = "default", seed: Seed = 0, quick: Quick = False, force: Force = False) -> None:
+    """Distil the first stage from the second stage's ranking of drawn candidates."""
+    with _told() as settings:
+        from training.sets import build_set, set_configs
+
+        config = set_configs(settings.workspace.manifest(), 60_000 if quick else None, seed)["first_stage"]
+        with _bar("Joining first_stage") as bar:
+            build_set(settings, config, bar, is_forced=force)
+    _train("first_stage", recipe, seed, quick, force)
+
+
+def _train(kind: str, recipe: str, seed: int, quick: bool, force: bool) -> None:
+    with _told() as settings:
+        from training.train import TrainOptions, train_stage
+
+        options = TrainOptions(recipe, seed, quick, force)
+        with _bar(f"Training {kind}") as bar:
+            published = train_stage(settings, kind, options, bar)  # type: ignore[arg-type]
+        state = "unchanged since the last training" if not published.is_new else "trained"
+        alias = "champion" if published.is_champion else "challenger"
+        console.print(f"{kind} {published.bundle_id} {state}: {alias} ({published.reason})")
+        console.print(_metrics_table(published.metrics))
+        _result(
+            {
+                "kind": kind,
+                "bundle_id": published.bundle_id,
+                "alias": alias,
+                "is_new": published.is_new,
+                "metrics": {
+                    name: round(published.metrics[name], 5) for name in sorted(published.metrics) if _is_key(name)
+                },
+            }
+        )
+
+
+def _is_key(metric: str) -> bool:
+    """True for what a script wants of a training; the whole is in MLflow."""
+    name = metric.split("/")[-1]
+    return not name.startswith(("rate_", "gauc_")) and not name.endswith(("_comment", "_share", "_save", "_report"))
+
+
+def _metrics_table(metrics: Mapping[str, float]) -> Table:
+    """Heads as rows and metrics as columns where names are split/metric_head, the others as they are."""
+    from core.schema import HEADS
+
+    kinds = ("auc", "gauc", "ne", "calibration")
+    table = Table("", *kinds)
+    rest = dict(metrics)
+    for split in ("validation", "test"):
+        for head in HEADS:
+            cells = [rest.pop(f"{split}/{kind}_{head}", None) for kind in kinds]
+            rest.pop(f"{split}/rate_{head}", None)
+            if any(cell is not None for cell in cells):
+                table.add_row(f"{split} {head}", *("" if c is None else f"{c:.4f}" for c in cells))
+    for name, value in sorted(rest.items()):
+        table.add_row(name, f"{value:.4f}")
+    return table
+
+
+@app.command()
+def index(force: Force = False) -> None:
+    """Write the retrieval index and the first stage's post vectors for serving."""
+    with _told() as settings:
+        from training.index import build_index
+
+        with _bar("Joining the catalogue") as bar:
+            reports = build_index(settings, bar, is_forced=force)
+        table = Table("vectors of", "bundle", "posts", "width", "", title="Index")
+        for r in reports:
+            table.add_row(r.kind, r.bundle_id, f"{r.count:,}", str(r.dim), "built" if r.is_new else "unchanged")
+        console.print(table)
+        _result({r.kind: {"bundle_id": r.bundle_id, "count": r.count, "path": str(r.path)} for r in reports})
+
+
+@app.command()
+def evaluate(
+    heads: Annotated[
+        list[str] | None, typer.Option("--head", help="Heads to compare; default the frequent ones.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Compare the champions with popularity, item-to-item and LightGBM on the same rows."""
+    with _told() as settings:
+        from training.evaluate import evaluate as compare
+        from training.evaluate import frequent_heads
+        from training.evaluation_report import record_evaluation
+        from training.set_files import load_set
+
+        chosen = tuple(heads) if heads else frequent_heads(load_set(settings.workspace.training_sets, "second_stage"))
+        with _bar("Evaluating") as bar:
+            found = compare(settings, chosen, bar.says, seed)
+        for table in record_evaluation(settings, found, chosen):
+            console.print(table)
+        _result({"ranking": found.ranking, "retrieval": found.retrieval, "rows": found.rows})
+
+
+if __name__ == "__main__":
+    app()

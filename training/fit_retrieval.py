@@ -1,0 +1,180 @@
+"""Trains two-tower retrieval on impressions: sampled softmax over the posts of a batch, and one task per engagement.
+
+Legend: B rows of a batch, P of them positives, T tasks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from core.schema import HEADS
+from models.encode import EncodedSide, encode
+from models.features import FeatureSpec
+from models.losses import masked_bce, sampled_softmax
+from models.metrics import auc, recall_at_k
+from models.towers import TowerConfig, TwoTower
+from training.examples import Examples
+from training.labels import positive_values
+from training.loop import FittedModel, LoopConfig, Progress, run_training, spaced_rows
+
+POSITIVE = "positive"
+"""The task "worth something as a whole", beside tasks named like heads."""
+VALIDATION_ROWS = 50_000
+RECALL_QUERIES = 2_000
+
+
+@dataclass(frozen=True)
+class RetrievalConfig:
+    """Everything that decides one training of retrieval."""
+
+    network: TowerConfig = field(default_factory=TowerConfig)
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(batch_size=2048, max_epochs=2, table_learning_rate=0.05)
+    )
+    tasks: tuple[str, ...] = (POSITIVE, "click", "long_view")
+    task_weights: Mapping[str, float] = field(default_factory=dict)
+    """Weight of a task in the pointwise loss, 1 where not named."""
+    softmax_weight: float = 1.0
+    pointwise_weight: float = 1.0
+    log_q_power: float = 0.5
+    """1 removes a post's exposure from what is learned to be likely (logQ correction in full), 0 keeps
+    exposure as the reference, so that scores tell what is liked where it was shown."""
+    recall_k: int = 100
+
+
+def task_labels(labels: NDArray[np.float32], tasks: tuple[str, ...]) -> NDArray[np.float32]:
+    """Labels [N, T] of the tasks from labels [N, H] of the heads; `positive` is worth above 0."""
+    unknown = sorted(set(tasks) - {POSITIVE, *HEADS})
+    if unknown:
+        raise ValueError(f"tasks {', '.join(unknown)} are unknown, expected {POSITIVE} or some of {', '.join(HEADS)}")
+    worth = (positive_values(labels) > 0).astype(np.float32)
+    return np.stack([worth if task == POSITIVE else labels[:, HEADS.index(task)] for task in tasks], axis=1)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Encoded examples of both sides with what the losses need."""
+
+    user: EncodedSide
+    post: EncodedSide
+    labels: Tensor
+    worth: Tensor
+    weights: Tensor
+    post_ids: Tensor
+    log_q: Tensor
+
+
+def _encoded(spec: FeatureSpec, examples: Examples, config: RetrievalConfig) -> _Rows:
+    _, inverse, counts = np.unique(examples.post_ids, return_inverse=True, return_counts=True)
+    # The chance that a post takes a given place in a batch is its share of the rows.
+    log_q = np.log(counts / counts.sum())[inverse]
+    weights = np.ones(examples.num_rows) if examples.weights is None else examples.weights
+    return _Rows(
+        encode(spec, "user", examples.columns),
+        encode(spec, "post", examples.columns),
+        torch.from_numpy(task_labels(examples.labels, config.tasks)),
+        torch.from_numpy(positive_values(examples.labels)),
+        torch.from_numpy(np.array(weights, dtype=np.float32)),
+        torch.from_numpy(np.array(examples.post_ids, dtype=np.int64)),
+        torch.from_numpy((config.log_q_power * log_q).astype(np.float32)),
+    )
+
+
+def _batch_loss(
+    module: TwoTower, rows: _Rows, batch: Tensor, config: RetrievalConfig, task_weights_T: Tensor
+) -> Tensor:
+    users_BD, user_bias_B = module.user_parts(rows.user.take(batch))
+    posts_BD = module.post_vectors(rows.post.take(batch))
+    logits_BT = module.task_logits((users_BD * posts_BD).sum(1), user_bias_B)
+    weights_B = rows.weights[batch]
+    loss = config.pointwise_weight * masked_bce(logits_BT, rows.labels[batch], task_weights_T, weights_B)
+    worth_B = rows.worth[batch]
+    positives_P = worth_B.nonzero().squeeze(1)
+    if len(positives_P) and config.softmax_weight > 0:
+        loss = loss + config.softmax_weight * sampled_softmax(
+            users_BD[positives_P],
+            posts_BD,
+            positives_P,
+            rows.log_q[batch],
+            rows.post_ids[batch],
+            (worth_B * weights_B)[positives_P],
+        )
+    return loss
+
+
+def fit_retrieval(
+    train: Examples,
+    valid: Examples,
+    spec: FeatureSpec,
+    config: RetrievalConfig | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    num_threads: int = 2,
+) -> FittedModel:
+    """The trained two-tower network.
+
+    Rows are impressions, engaged or not: those without worth are the negatives of the pointwise tasks
+    and further candidates of the softmax. `metrics` has `auc_<task>` and `recall_at_<k>`: the share of
+    valid positives whose post ranks among the first k of all posts seen in `valid`.
+    """
+    config = config or RetrievalConfig()
+    torch.set_num_threads(num_threads)
+    rows = _encoded(spec, train, config)
+    valid_examples = valid.take(spaced_rows(valid.num_rows, VALIDATION_ROWS))
+    valid_rows = _encoded(spec, valid_examples, config)
+    weights = np.array([config.task_weights.get(task, 1.0) for task in config.tasks], dtype=np.float32)
+    task_weights_T = torch.from_numpy(weights / weights.sum())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = TwoTower(spec, config.network, len(config.tasks), is_training=True)
+        rates = rows.labels.nanmean(0).nan_to_num(0.5).clamp(1e-5, 1 - 1e-5)
+        with torch.no_grad():
+            module.task_bias_T.copy_(rates.logit())
+            module.task_scale_T.fill_(0.2)  # scores start as wide as the temperature makes them
+
+        def loss_of(batch: Tensor) -> Tensor:
+            return _batch_loss(module, rows, batch, config, task_weights_T)
+
+        def validate() -> dict[str, float]:
+            size, total = config.loop.batch_size, valid_examples.num_rows
+            # A fixed order that mixes times, so that the softmax meets the same posts every time.
+            order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+            batches = [order[start : start + size] for start in range(0, total, size)]
+            losses = [float(_batch_loss(module, valid_rows, b, config, task_weights_T)) * len(b) for b in batches]
+            return {"valid_loss": sum(losses) / total}
+
+        history = run_training(module, config.loop, train.num_rows, loss_of, validate, seed, progress)
+    metrics = _metrics(module, valid_rows, config)
+    return FittedModel("retrieval", module, spec, config.network, config.tasks, (), history, metrics)
+
+
+@torch.no_grad()
+def _metrics(module: TwoTower, rows: _Rows, config: RetrievalConfig) -> dict[str, float]:
+    module.eval()
+    scores, vectors = [], []
+    for start in range(0, len(rows.worth), 8_192):
+        batch = torch.arange(start, min(start + 8_192, len(rows.worth)))
+        users_BD, bias_B = module.user_parts(rows.user.take(batch))
+        vectors.append(module.post_vectors(rows.post.take(batch)))
+        scores.append(module.task_logits((users_BD * vectors[-1]).sum(1), bias_B))
+    logits_NT, posts_ND = torch.cat(scores).numpy(), torch.cat(vectors)
+    labels_NT = rows.labels.numpy()
+    found = {}
+    for t, task in enumerate(config.tasks):
+        seen = ~np.isnan(labels_NT[:, t])
+        found[f"auc_{task}"] = auc(labels_NT[seen, t], logits_NT[seen, t])
+    _, last = np.unique(rows.post_ids.numpy()[::-1], return_index=True)
+    catalogue = torch.from_numpy(len(rows.worth) - 1 - last)  # the newest vector of each post
+    positives = rows.worth.nonzero().squeeze(1)
+    queries = positives[torch.from_numpy(spaced_rows(len(positives), RECALL_QUERIES))]
+    if len(queries):
+        users_QD = module.user_vectors(rows.user.take(queries))
+        top_QK = (users_QD @ posts_ND[catalogue].T).topk(min(config.recall_k, len(catalogue)), dim=1).indices
+        ids_QK = rows.post_ids[catalogue][top_QK].numpy()
+        relevant = list(rows.post_ids[queries].numpy()[:, None])
+        found[f"recall_at_{config.recall_k}"] = recall_at_k(ids_QK, relevant, config.recall_k)
+    return found

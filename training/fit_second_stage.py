@@ -1,0 +1,138 @@
+"""Trains the second stage on in-memory examples and calibrates it on a later window.
+
+Legend: N rows, H heads.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from core.schema import HEADS
+from models.calibration import apply_calibrators, fit_calibrators
+from models.encode import EncodedSide, encode
+from models.features import FeatureSpec
+from models.losses import masked_bce
+from models.metrics import head_metrics
+from models.second_stage import SecondStage, SecondStageConfig
+from training.examples import Examples
+from training.loop import FittedModel, LoopConfig, Progress, run_training, spaced_rows
+
+VALIDATION_ROWS = 100_000
+PREDICT_ROWS = 8_192
+
+
+@dataclass(frozen=True)
+class SecondStageRun:
+    """Everything that decides one training of the second stage."""
+
+    network: SecondStageConfig = field(default_factory=SecondStageConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    head_weights: Mapping[str, float] = field(
+        default_factory=lambda: dict.fromkeys(HEADS, 1.0) | {"click": 2.0, "long_view": 2.0, "like": 2.0}
+    )
+    """Weight of each head's loss; they are scaled to sum to 1."""
+
+
+@dataclass(frozen=True)
+class EncodedExamples:
+    """Examples as tensors, encoded once: three sides, labels [N, H] and row weights [N]."""
+
+    user: EncodedSide
+    post: EncodedSide
+    cross: EncodedSide
+    labels: Tensor
+    weights: Tensor | None
+
+    def take(self, rows: Tensor) -> "EncodedExamples":
+        weights = None if self.weights is None else self.weights[rows]
+        cross = self.cross.take(rows) if self.cross.num_rows > 1 else self.cross
+        return EncodedExamples(self.user.take(rows), self.post.take(rows), cross, self.labels[rows], weights)
+
+
+def encode_examples(spec: FeatureSpec, examples: Examples, heads: tuple[str, ...]) -> EncodedExamples:
+    """The examples' tensors. Raises ValueError for a missing column or head."""
+    unknown = sorted(set(heads) - set(HEADS))
+    if unknown:
+        raise ValueError(f"heads {', '.join(unknown)} are no labels, expected some of {', '.join(HEADS)}")
+    chosen = [HEADS.index(head) for head in heads]
+    return EncodedExamples(
+        encode(spec, "user", examples.columns),
+        encode(spec, "post", examples.columns),
+        encode(spec, "cross", examples.columns),
+        torch.from_numpy(np.ascontiguousarray(examples.labels[:, chosen])),
+        None if examples.weights is None else torch.from_numpy(np.array(examples.weights, dtype=np.float32)),
+    )
+
+
+@torch.no_grad()
+def predict_logits(module: SecondStage, encoded: EncodedExamples) -> NDArray[np.float32]:
+    """Logits [N, H] in evaluation mode."""
+    module.eval()
+    parts = []
+    for start in range(0, len(encoded.labels), PREDICT_ROWS):
+        batch = encoded.take(torch.arange(start, min(start + PREDICT_ROWS, len(encoded.labels))))
+        parts.append(module(batch.user, batch.post, batch.cross))
+    found: NDArray[np.float32] = torch.cat(parts).numpy()
+    return found
+
+
+def fit_second_stage(
+    train: Examples,
+    valid: Examples,
+    calibration: Examples,
+    spec: FeatureSpec,
+    config: SecondStageRun | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    num_threads: int = 2,
+) -> FittedModel:
+    """The trained and calibrated second stage; all it learns comes before `valid` and `calibration`.
+
+    `metrics` are those of `valid` under the calibrated model, by head (`auc_click`, ...). Same inputs,
+    seed and threads give the same weights.
+    """
+    config = config or SecondStageRun()
+    torch.set_num_threads(num_threads)
+    network, spec = config.network, spec.cut(config.network.history_length)
+    encoded = encode_examples(spec, train, network.heads)
+    valid_rows = spaced_rows(valid.num_rows, VALIDATION_ROWS)
+    valid_encoded = encode_examples(spec, valid.take(valid_rows), network.heads)
+    weights = np.array([config.head_weights.get(head, 0.0) for head in network.heads], dtype=np.float32)
+    head_weights_H = torch.from_numpy(weights / weights.sum())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = SecondStage(spec, network, is_training=True)
+        _start_at_base_rates(module, encoded)
+
+        def loss_of(rows: Tensor) -> Tensor:
+            batch = encoded.take(rows)
+            return masked_bce(module(batch.user, batch.post, batch.cross), batch.labels, head_weights_H, batch.weights)
+
+        def validate() -> dict[str, float]:
+            logits = torch.from_numpy(predict_logits(module, valid_encoded))
+            loss = masked_bce(logits, valid_encoded.labels, head_weights_H, valid_encoded.weights)
+            return {"valid_loss": float(loss)}
+
+        history = run_training(module, config.loop, train.num_rows, loss_of, validate, seed, progress)
+    later = encode_examples(spec, calibration, network.heads)
+    calibrators = fit_calibrators(predict_logits(module, later), later.labels.numpy(), calibration.weights)
+    probabilities = apply_calibrators(predict_logits(module, valid_encoded), calibrators)
+    metrics = head_metrics(
+        valid_encoded.labels.numpy(),
+        probabilities,
+        network.heads,
+        valid.user_ids[valid_rows],
+        None if valid.weights is None else valid.weights[valid_rows],
+    )
+    return FittedModel("second_stage", module, spec, network, network.heads, calibrators, history, metrics)
+
+
+def _start_at_base_rates(module: SecondStage, encoded: EncodedExamples) -> None:
+    """Sets the output biases to the log odds of each head's rate, so that rare heads need not learn it."""
+    rates = encoded.labels.nanmean(0).nan_to_num(0.5).clamp(1e-5, 1 - 1e-5)
+    with torch.no_grad():
+        module.bias_H.copy_(rates.logit())

@@ -1,0 +1,227 @@
+"""The one training loop: batches, schedule, validation, early stopping, history.
+
+Dense weights learn by AdamW, embedding tables by row-wise Adagrad. The weights of the best validation
+are what remains.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.bundle import BundleKind, save_bundle
+from models.calibration import Calibrator
+from models.features import FeatureSpec
+
+Progress = Callable[[int, int], None]
+"""Told (steps done, steps planned); early stopping may end before the plan."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How a network learns."""
+
+    batch_size: int = 4096
+    max_epochs: int = 2
+    learning_rate: float = 2e-3
+    table_learning_rate: float = 0.01
+    weight_decay: float = 1e-5
+    schedule: Literal["cosine", "exponential", "constant"] = "cosine"
+    warmup_share: float = 0.05
+    """Share of the planned steps over which the rate rises from 0."""
+    decay: float = 0.9
+    """Factor per epoch of the exponential schedule."""
+    validations_per_epoch: int = 2
+    patience: int = 2
+    """Validations without a better loss before stopping."""
+    max_gradient_norm: float = 5.0
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """A trained network with everything that its bundle holds.
+
+    `history` has one entry per validation: step, epoch, learning_rate, train_loss, valid_loss and
+    further `valid_*` metrics.
+    """
+
+    kind: BundleKind
+    module: nn.Module
+    spec: FeatureSpec
+    network_config: Any
+    heads: tuple[str, ...]
+    calibrators: tuple[Calibrator, ...]
+    history: tuple[dict[str, float], ...]
+    metrics: dict[str, float]
+
+    def save(self, parent: Path, versions: dict[str, str]) -> Path:
+        """Writes the bundle below `parent` and gives its folder; the folder's name is the bundle id."""
+        bundle_id = save_bundle(
+            parent,
+            self.kind,
+            self.module,
+            self.spec,
+            self.network_config,
+            self.heads,
+            self.calibrators,
+            self.metrics,
+            versions,
+        )
+        return parent / bundle_id
+
+
+class RowwiseAdagrad(torch.optim.Optimizer):
+    """Adagrad with one accumulator per row of a table; takes dense and sparse gradients.
+
+    Source: the optimiser that TorchRec fuses into its GPU kernels (EXACT_ROWWISE_ADAGRAD).
+    """
+
+    def __init__(self, params: Sequence[nn.Parameter], lr: float, eps: float = 1e-8) -> None:
+        super().__init__(params, {"lr": lr, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update; rows without gradient stay."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["sum"] = torch.zeros(p.shape[0])
+                if p.grad.is_sparse:
+                    grad = p.grad.coalesce()
+                    rows, values = grad.indices()[0], grad.values()
+                    state["sum"].index_add_(0, rows, values.square().mean(1))
+                    scale = state["sum"][rows].sqrt().add_(group["eps"]).unsqueeze(1)
+                    p.index_add_(0, rows, values / scale, alpha=-group["lr"])
+                else:
+                    state["sum"].add_(p.grad.square().mean(1))
+                    p.addcdiv_(p.grad, state["sum"].sqrt().add_(group["eps"]).unsqueeze(1), value=-group["lr"])
+
+
+def rate_factor(config: LoopConfig, step: int, steps: int, steps_per_epoch: int) -> float:
+    """What the learning rate is multiplied by at `step` (from 0) of `steps`."""
+    warmup = max(1, int(config.warmup_share * steps))
+    if config.schedule != "exponential" and step < warmup:
+        return (step + 1) / warmup
+    if config.schedule == "cosine":
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    return config.decay ** (step // steps_per_epoch) if config.schedule == "exponential" else 1.0
+
+
+def shuffled_batches(num_rows: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Row numbers of one epoch in random order; the rest that fills no half batch is left out."""
+    order = torch.randperm(num_rows, generator=generator)
+    for start in range(0, num_rows, batch_size):
+        batch = order[start : start + batch_size]
+        if len(batch) * 2 >= batch_size or num_rows < batch_size:
+            yield batch
+
+
+def num_batches(num_rows: int, batch_size: int) -> int:
+    """Batches that `shuffled_batches` yields."""
+    whole, rest = divmod(num_rows, batch_size)
+    return max(1, whole + (rest * 2 >= batch_size))
+
+
+@dataclass
+class _Best:
+    loss: float = math.inf
+    state: dict[str, Tensor] = field(default_factory=dict)
+    misses: int = 0
+
+
+def run_training(
+    module: nn.Module,
+    config: LoopConfig,
+    num_units: int,
+    loss_of: Callable[[Tensor], Tensor],
+    validate: Callable[[], dict[str, float]],
+    seed: int,
+    progress: Progress | None = None,
+    units_per_batch: int | None = None,
+) -> tuple[dict[str, float], ...]:
+    """Trains in place, restores the best weights, gives the history.
+
+    `loss_of(rows)` is the loss of one batch of unit numbers (rows, or requests); `validate()` must
+    give `valid_loss`. Uses torch's global generator only inside the caller's fork of it.
+    """
+    if num_units == 0:
+        raise ValueError("no examples to train on; check the splits of the training set")
+    size = units_per_batch or config.batch_size
+    per_epoch = num_batches(num_units, size)
+    steps = per_epoch * config.max_epochs
+    validate_every = max(1, per_epoch // config.validations_per_epoch)
+    tables = [p for name, p in module.named_parameters() if name.startswith("tables.")]
+    dense = [p for name, p in module.named_parameters() if not name.startswith("tables.")]
+    optimisers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(dense, lr=config.learning_rate, weight_decay=config.weight_decay)
+    ]
+    if tables:
+        optimisers.append(RowwiseAdagrad(tables, lr=config.table_learning_rate))
+    base_rates = [config.learning_rate, config.table_learning_rate]
+    generator = torch.Generator().manual_seed(seed)
+    history: list[dict[str, float]] = []
+    best, running, step = _Best(), 0.0, 0
+    since = 0
+    for epoch in range(config.max_epochs):
+        for rows in shuffled_batches(num_units, size, generator):
+            factor = rate_factor(config, step, steps, per_epoch)
+            for optimiser, rate in zip(optimisers, base_rates, strict=False):
+                optimiser.param_groups[0]["lr"] = rate * factor
+            module.train()
+            loss = loss_of(rows)
+            for p in (*dense, *tables):
+                p.grad = None
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(dense, config.max_gradient_norm)
+            for optimiser in optimisers:
+                optimiser.step()
+            running, since, step = running + float(loss.detach()), since + 1, step + 1
+            if progress is not None:
+                progress(step, steps)
+            if step % validate_every and step != steps:
+                continue
+            entry = {"step": float(step), "epoch": epoch + 1.0, "learning_rate": config.learning_rate * factor}
+            entry |= {"train_loss": running / since} | _validated(module, validate)
+            history.append(entry)
+            running, since = 0.0, 0
+            if entry["valid_loss"] < best.loss:
+                best = _Best(entry["valid_loss"], {k: v.clone() for k, v in module.state_dict().items()})
+            else:
+                best.misses += 1
+            if best.misses >= config.patience:
+                break
+        if best.misses >= config.patience:
+            break
+    if progress is not None:
+        progress(steps, steps)
+    if best.state:
+        module.load_state_dict(best.state)
+    module.eval()
+    return tuple(history)
+
+
+@torch.no_grad()
+def _validated(module: nn.Module, validate: Callable[[], dict[str, float]]) -> dict[str, float]:
+    module.eval()
+    found = validate()
+    if not math.isfinite(found["valid_loss"]):
+        raise ValueError(f"validation loss is {found['valid_loss']}; lower the learning rate or look for broken labels")
+    return found
+
+
+def spaced_rows(num_rows: int, limit: int) -> NDArray[np.int64]:
+    """At most `limit` row numbers, evenly spaced over time-ordered rows."""
+    return (
+        np.unique(np.linspace(0, num_rows - 1, min(num_rows, limit)).astype(np.int64))
+        if num_rows
+        else np.empty(0, np.int64)
+    )

@@ -1,0 +1,101 @@
+"""Recipes: functions that return everything that decides a training run, by name.
+
+`default` is what the platform serves. `reference` is a fixed point to compare with: balanced binary
+cross-entropy, Adam at 0.1 decayed by 0.9 per epoch, batches of 128, at most 100 epochs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from core.errors import ConfigError
+from models.features import Feature
+from models.first_stage import FirstStageConfig
+from models.second_stage import SecondStageConfig
+from models.towers import TowerConfig
+from training.fit_first_stage import FirstStageRun
+from training.fit_retrieval import RetrievalConfig
+from training.fit_second_stage import SecondStageRun
+from training.loop import LoopConfig
+from training.recipe_features import Widths, cross_features, post_features, user_features
+
+RECIPES = ("default", "reference")
+
+REFERENCE_LOOP = LoopConfig(
+    batch_size=128,
+    max_epochs=100,
+    learning_rate=0.1,
+    table_learning_rate=0.1,
+    schedule="exponential",
+    decay=0.9,
+    validations_per_epoch=1,
+    patience=3,
+)
+
+Columns = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One full run config: features with table sizes, network, loop, row weights, seed."""
+
+    kind: Literal["retrieval", "first_stage", "second_stage"]
+    name: str
+    features: tuple[Feature, ...]
+    run: RetrievalConfig | FirstStageRun | SecondStageRun
+    row_weights: Literal["sampling", "balanced"]
+    seed: int
+
+    def config(self) -> dict[str, Any]:
+        """The whole config as plain values; features as one line each."""
+        fields = asdict(self)
+        fields["features"] = {f.name: _line(f) for f in self.features}
+        return fields
+
+
+def _line(feature: Feature) -> str:
+    table = f" {feature.table}[{feature.num_rows}x{feature.dim}]" if feature.is_indexed else ""
+    return f"{feature.side} {feature.kind} {feature.transform}{table}"
+
+
+def _checked(name: str, quick: bool, loop: LoopConfig) -> LoopConfig:
+    if name not in RECIPES:
+        raise ConfigError(f"recipe {name!r} does not exist; choose one of {', '.join(RECIPES)}")
+    chosen = REFERENCE_LOOP if name == "reference" else loop
+    return replace(chosen, max_epochs=1, validations_per_epoch=1) if quick else chosen
+
+
+def retrieval(columns: Columns, name: str = "default", seed: int = 0, quick: bool = False) -> Recipe:
+    """Two towers over all user and post features. `columns` are training rows; they size the id tables."""
+    widths = Widths()
+    features = [*user_features(columns, widths, history_length=30), *post_features(columns, widths)]
+    base = RetrievalConfig()
+    run = replace(base, loop=_checked(name, quick, base.loop))
+    return Recipe("retrieval", name, tuple(features), run, _weights(name), seed)
+
+
+def second_stage(columns: Columns, name: str = "default", seed: int = 0, quick: bool = False) -> Recipe:
+    """Every engagement from user, post and cross features. `columns` are training rows; they size the id tables."""
+    widths = Widths()
+    network = SecondStageConfig()
+    features = [*user_features(columns, widths, network.history_length), *post_features(columns, widths)]
+    # No post id is among the features of a candidate, so the history's post ids have nothing to be compared with.
+    features = [f for f in features if f.name != "user_history__history_post_ids"]
+    base = SecondStageRun(network=network)
+    run = replace(base, loop=_checked(name, quick, base.loop))
+    return Recipe("second_stage", name, (*features, *cross_features()), run, _weights(name), seed)
+
+
+def first_stage(columns: Columns, name: str = "default", seed: int = 0, quick: bool = False) -> Recipe:
+    """Two light towers that predict the second stage's choice. `columns` are training rows; they size the id tables."""
+    widths = Widths(post=8, creator=8, topic=8)
+    features = [*user_features(columns, widths, history_length=20), *post_features(columns, widths)]
+    base = FirstStageRun(network=FirstStageConfig(TowerConfig(hidden=(128, 64))))
+    run = replace(base, loop=_checked(name, quick, base.loop))
+    return Recipe("first_stage", name, tuple(features), run, _weights(name), seed)
+
+
+def _weights(name: str) -> Literal["sampling", "balanced"]:
+    return "balanced" if name == "reference" else "sampling"
