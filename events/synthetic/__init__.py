@@ -1,0 +1,1 @@
+"""The simulated world: people, posts and a logging policy whose true preferences are known exactly."""
