@@ -72,6 +72,14 @@ class Workspace:
         return self.root / "journal.db"
 
     @property
+    def served(self) -> Path:
+        return self.root / "served.db"
+
+    @property
+    def cursor_secret(self) -> Path:
+        return self.root / "cursor.secret"
+
+    @property
     def data(self) -> Path:
         return self.root / "data"
 

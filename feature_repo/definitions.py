@@ -1,0 +1,150 @@
+"""The Feast objects, one name each, made from the catalogue. `feast apply` reads this file and no other."""
+
+import pandas as pd
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
+from feast.data_format import ParquetFormat
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.types import Array, FeastType, Float32, Float64, Int64, String
+
+from feature_repo import catalog
+from feature_repo.catalog import VIEWS, FeatureField
+
+_TYPES: dict[str, FeastType] = {
+    "float": Float32,
+    "int": Int64,
+    "str": String,
+    "ints": Array(Int64),
+    "floats": Array(Float32),
+}
+
+user = Entity(
+    name="user", join_keys=["user_id"], value_type=ValueType.INT64, description="Someone who sees and acts on posts."
+)
+post = Entity(
+    name="post", join_keys=["post_id"], value_type=ValueType.INT64, description="Something that can be shown in a feed."
+)
+creator = Entity(
+    name="creator", join_keys=["creator_id"], value_type=ValueType.INT64, description="Someone who publishes posts."
+)
+
+
+def _field(field: FeatureField) -> Field:
+    return Field(name=field.name, dtype=_TYPES[field.dtype], description=field.meaning)
+
+
+def _source(view: str) -> FileSource:
+    return FileSource(
+        name=f"{view}_table",
+        path=f"data/features/{view}",
+        file_format=ParquetFormat(),
+        timestamp_field="event_at",
+        created_timestamp_column="known_at",
+        description=f"Written by `python -m feature_repo build` from feature_repo/sql/{view}.sql or its template.",
+    )
+
+
+def _view(name: str, entity: Entity) -> FeatureView:
+    view = VIEWS[name]
+    key = Field(name=view.join_key, dtype=Int64)
+    return FeatureView(
+        name=name,
+        entities=[entity],
+        ttl=view.ttl,
+        schema=[key, *(_field(f) for f in view.fields)],
+        source=_source(name),
+        description=view.description,
+        owner=view.owner,
+        tags={"grain": view.grain, "freshness": view.freshness, "owner": view.owner},
+    )
+
+
+user_profile = _view("user_profile", user)
+user_activity = _view("user_activity", user)
+user_history = _view("user_history", user)
+user_affinity = _view("user_affinity", user)
+post_profile = _view("post_profile", post)
+post_activity = _view("post_activity", post)
+creator_profile = _view("creator_profile", creator)
+creator_activity = _view("creator_activity", creator)
+
+
+# Feast stores the text of this function, so it brings its own imports. Feast appends short names
+# beside full ones, which collide between views: only full names are read.
+@on_demand_feature_view(
+    name=catalog.CROSS_VIEW,
+    sources=[
+        user_profile[list(catalog.CROSS_SOURCES["user_profile"])],
+        user_history[list(catalog.CROSS_SOURCES["user_history"])],
+        user_affinity[list(catalog.CROSS_SOURCES["user_affinity"])],
+        post_profile[list(catalog.CROSS_SOURCES["post_profile"])],
+    ],
+    input_schema=[Field(name=catalog.REQUEST_TIME, dtype=Float64, description="instant of ranking, unix seconds")],
+    # No descriptions: Feast compares these fields, text included, with those it infers from a trial run.
+    schema=[Field(name=f.name, dtype=_TYPES[f.dtype]) for f in catalog.CROSS_FIELDS],
+    mode="pandas",
+    description="What a user and a post have in common at the moment of ranking.",
+    owner="feature-platform",
+    tags={"grain": "computed per request and post", "freshness": "at the request", "owner": "feature-platform"},
+)
+def user_post_cross(inputs: pd.DataFrame) -> pd.DataFrame:
+    from feature_repo.historical import cross_frame
+
+    return cross_frame(inputs)
+
+
+_EXCLUDED = {"followed_creator_ids"}
+"""Read by the cross features only; as a model input the list would be one long row per user."""
+
+
+def _features(view: FeatureView) -> FeatureView:
+    return view[[f.name for f in view.features if f.name not in _EXCLUDED]]
+
+
+retrieval_v1 = FeatureService(
+    name="retrieval_v1",
+    features=[
+        _features(user_profile),
+        user_activity,
+        user_history,
+        user_affinity,
+        post_profile,
+        post_activity,
+        creator_profile,
+        creator_activity,
+    ],
+    description="Inputs of the two towers: what is known of the user alone and of the post alone.",
+    tags={"stage": "retrieval"},
+)
+
+first_stage_v1 = FeatureService(
+    name="first_stage_v1",
+    features=[
+        _features(user_profile),
+        user_activity,
+        user_history,
+        user_affinity,
+        post_profile,
+        post_activity,
+        creator_profile,
+        creator_activity,
+    ],
+    description="Inputs of the first stage, whose towers are cached: the same columns as retrieval.",
+    tags={"stage": "first_stage"},
+)
+
+second_stage_v1 = FeatureService(
+    name="second_stage_v1",
+    features=[
+        _features(user_profile),
+        user_activity,
+        user_history,
+        user_affinity,
+        post_profile,
+        post_activity,
+        creator_profile,
+        creator_activity,
+        user_post_cross,
+    ],
+    description="Inputs of the second stage: everything, the cross features of user and post included.",
+    tags={"stage": "second_stage"},
+)

@@ -1,0 +1,109 @@
+"""Brings Redis up to the platform's now: the latest row of every key that was known by then."""
+
+import contextlib
+import io
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from core.clock import Clock
+from core.errors import FeatureStoreError, InputError, MissingStageError, VitrineError
+from core.files import write_atomically
+from core.workspace import Workspace
+from feature_repo.build import read_build
+from feature_repo.catalog import JOIN_KEYS, VIEWS
+from feature_repo.store import open_feature_store
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+RECORD = "materialized.json"
+
+
+@dataclass(frozen=True)
+class ViewMaterialization:
+    """One view in Redis: the span that was read, and the seconds it took."""
+
+    view: str
+    since: datetime
+    until: datetime
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Record:
+    """Which build Redis holds; kept beside the registry."""
+
+    generation: str
+    build: str
+
+
+def materialize(
+    workspace: Workspace, clock: Clock, on_view: Callable[[ViewMaterialization], None] = lambda _: None
+) -> list[ViewMaterialization]:
+    """Materialises every view up to `clock`'s now through Feast, calling `on_view` after each.
+
+    After a build of new events everything is read again and Redis skips what it has. Where no build
+    happened since, only rows that became known meanwhile are read. Where the values of old rows may
+    have changed (other data set, other feature code), Redis is emptied first.
+    """
+    build = read_build(workspace)
+    store = open_feature_store(workspace)
+    registered = {v.name for v in store.list_batch_feature_views()}
+    if not set(VIEWS) <= registered:
+        raise MissingStageError("Feast registry with every view", workspace.data, "python -m feature_repo apply")
+    now = clock.now()
+    wanted = _Record(str(build["generation"]), json.dumps(build["views"], sort_keys=True))
+    held = _read_record(workspace)
+    if held is not None and held.generation != wanted.generation:
+        _empty_online_store(store)
+    done = []
+    for name in VIEWS:
+        result = _materialize_view(store, name, now, is_new_build=held != wanted)
+        on_view(result)
+        done.append(result)
+    write_atomically(workspace.data / RECORD, json.dumps(asdict(wanted)))
+    return done
+
+
+def _materialize_view(store: "FeatureStore", name: str, now: datetime, is_new_build: bool) -> ViewMaterialization:
+    started = time.monotonic()
+    view = store.get_feature_view(name)
+    since = view.most_recent_end_time
+    if since is None or is_new_build:
+        since = now - (view.ttl or (now - datetime(1970, 1, 1, tzinfo=UTC)))
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said):  # Feast prints; the caller shows progress
+            if is_new_build or view.most_recent_end_time is None:
+                store.materialize(start_date=since, end_date=now, feature_views=[name])
+            elif since < now:
+                store.materialize_incremental(end_date=now, feature_views=[name])
+    except VitrineError:
+        raise
+    except Exception as error:
+        raise FeatureStoreError(
+            f"Feast could not materialise {name} up to {now.isoformat()}: {error}; {said.getvalue()[-200:]}"
+        ) from error
+    return ViewMaterialization(name, since, now, round(time.monotonic() - started, 2))
+
+
+def _empty_online_store(store: "FeatureStore") -> None:
+    online_store = store._get_provider().online_store
+    for join_key in JOIN_KEYS.values():
+        online_store.delete_entity_values(store.config, [join_key])
+
+
+def _read_record(workspace: Workspace) -> _Record | None:
+    path = workspace.data / RECORD
+    if not path.exists():
+        return None
+    try:
+        return _Record(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{path} is not a materialisation record ({error}); delete it and materialise again"
+        ) from error
