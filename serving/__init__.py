@@ -1,0 +1,1 @@
+"""What the user gets: the funnel spec and its stages, the HTTP service and its page."""

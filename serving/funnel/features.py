@@ -1,0 +1,72 @@
+"""Features for the funnel: a user's read fresh for every request, posts' and creators' kept for a while."""
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_repo.catalog import CROSS_SOURCES, ENTITY_VIEWS
+from feature_repo.columns import Columns
+from serving.funnel.ports import FeatureReader
+from serving.funnel.request import FeedRequest
+from serving.funnel.row_cache import RowCache
+from serving.snapshot import Catalogue
+from serving.spec import CachesSpec
+
+ALWAYS_READ = (*CROSS_SOURCES, "user_history")
+"""Views that cross features and history seeds need whatever the models read."""
+
+
+class FunnelFeatures:
+    """The features one funnel needs, by entity."""
+
+    def __init__(
+        self, reader: FeatureReader, catalogue: Catalogue, caches: CachesSpec, feature_names: Collection[str]
+    ) -> None:
+        views = {name.partition("__")[0] for name in feature_names} | set(ALWAYS_READ)
+        self._views = {entity: tuple(view for view in known if view in views) for entity, known in ENTITY_VIEWS.items()}
+        self._reader = reader
+        self._catalogue = catalogue
+        self.posts = RowCache(caches.post_features.max_entries, caches.post_features.max_age_seconds)
+        self.creators = RowCache(caches.creator_features.max_entries, caches.creator_features.max_age_seconds)
+        self._preloaded: dict[int, Columns] = {}
+
+    def user_columns(self, user_id: int) -> Columns:
+        """All views of one user, one row, read now. Raises StoreUnavailableError."""
+        if user_id in self._preloaded:
+            return dict(self._preloaded[user_id])
+        return dict(self._reader.read("user", np.array([user_id], dtype=np.int64), self._views["user"]))
+
+    def preload_users(self, user_ids: NDArray[np.int64]) -> None:
+        """Reads many users in one go, for a batch of requests; later reads of them use these rows."""
+        columns = self._reader.read("user", user_ids, self._views["user"])
+        for place, user_id in enumerate(user_ids.tolist()):
+            self._preloaded[user_id] = {name: values[place : place + 1] for name, values in columns.items()}
+
+    def post_columns(self, rows: NDArray[np.int64], now_seconds: float) -> Columns:
+        """Views of the posts at the catalogue rows and of their creators, [N]. Raises StoreUnavailableError."""
+        columns = dict(self.posts.gather(self._catalogue.post_ids[rows], now_seconds, self._read_posts))
+        if self._views["creator"]:
+            creator_ids = self._catalogue.creator_ids[rows]
+            columns.update(self.creators.gather(creator_ids, now_seconds, self._read_creators))
+        return columns
+
+    def _read_posts(self, post_ids: NDArray[np.int64]) -> Columns:
+        return self._reader.read("post", post_ids, self._views["post"])
+
+    def _read_creators(self, creator_ids: NDArray[np.int64]) -> Columns:
+        return self._reader.read("creator", creator_ids, self._views["creator"])
+
+
+def request_columns(request: FeedRequest, country: str | None, language: str | None) -> dict[str, NDArray[Any]]:
+    """Context of the request as model inputs, one row; hour and weekday in UTC, Monday 0."""
+    at: datetime = request.at
+    words = {"device": request.device, "country": country, "language": language, "surface": request.surface}
+    columns: dict[str, NDArray[Any]] = {
+        "request__hour": np.array([at.hour], dtype=np.int64),
+        "request__weekday": np.array([at.weekday()], dtype=np.int64),
+    }
+    columns |= {f"request__{name}": np.array([word or ""], dtype=object) for name, word in words.items()}
+    return columns

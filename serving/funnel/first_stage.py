@@ -1,0 +1,42 @@
+"""First stage: one dot product per candidate between the user's vector and cached post vectors."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import BundleError, FeatureStoreError
+from feature_repo.columns import Columns
+from serving.funnel.ports import UserTower
+from serving.funnel.state import RequestState
+
+
+def user_vector(tower: UserTower, user: Columns) -> NDArray[np.float32]:
+    """The tower's vector of one user, [D]. Raises BundleError where the model reads what is not there."""
+    try:
+        return np.asarray(tower.user_vectors(user)[0])
+    except ValueError as error:
+        raise BundleError(f"bundle {tower.bundle_id} does not fit the user's features: {error}") from error
+
+
+class VectorRanker:
+    """The first-stage bundle's user side over the post vectors that were computed beside the index."""
+
+    def __init__(self, tower: UserTower, vectors_PD: NDArray[np.float32], has_vector_P: NDArray[np.bool_]) -> None:
+        """Vectors by catalogue row; `has_vector_P` is False where the post came after they were computed."""
+        self._tower = tower
+        self._vectors = vectors_PD
+        self._has_vector = has_vector_P
+
+    @property
+    def version(self) -> str:
+        return self._tower.bundle_id
+
+    def scores(self, state: RequestState, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Logit of being in the second stage's top, [N]. A post without a vector gets the median."""
+        if state.user is None:
+            raise FeatureStoreError("the first stage needs the user's features")
+        user_D = user_vector(self._tower, state.user)
+        scores = (self._vectors[rows] @ user_D).astype(np.float64)
+        has_vector = self._has_vector[rows]
+        if has_vector.any() and not has_vector.all():
+            scores[~has_vector] = np.median(scores[has_vector])
+        return np.asarray(scores)

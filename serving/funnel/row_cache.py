@@ -1,0 +1,129 @@
+"""Columns by id, kept for a while: a ring of rows per column. Depends on nothing but numpy."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Columns = dict[str, NDArray[Any]]
+Read = Callable[[NDArray[np.int64]], Columns]
+
+_FIRST_ROWS = 1024
+
+
+@dataclass
+class CacheCounts:
+    """Rows asked for and rows that were there, since the start."""
+
+    num_asked: int = 0
+    num_hits: int = 0
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of rows that were there, 0 before the first was asked for."""
+        return self.num_hits / self.num_asked if self.num_asked else 0.0
+
+
+class RowCache:
+    """At most `max_entries` rows; one older than `max_age_seconds` is read again, the oldest leave first."""
+
+    def __init__(self, max_entries: int, max_age_seconds: float) -> None:
+        self._max_entries = max_entries
+        self._max_age = max_age_seconds
+        self._slot_of: dict[int, int] = {}
+        self._ids = np.full(min(_FIRST_ROWS, max_entries), -1, dtype=np.int64)
+        self._read_at = np.full(len(self._ids), -np.inf)
+        self._columns: Columns = {}
+        self._next = 0
+        self._lock = Lock()
+        self.counts = CacheCounts()
+
+    def __len__(self) -> int:
+        return len(self._slot_of)
+
+    def gather(self, ids: NDArray[np.int64], now_seconds: float, read: Read) -> Columns:
+        """Columns of the ids in their order; `read` is asked once for the distinct ones not held or too old.
+
+        Whatever `read` raises passes through and changes nothing.
+        """
+        unique, place = np.unique(ids, return_inverse=True)
+        with self._lock:
+            held = self._lookup(unique, now_seconds)
+            hits = {name: values[held[held >= 0]] for name, values in self._columns.items()}
+            self.counts.num_asked += len(unique)
+            self.counts.num_hits += int((held >= 0).sum())
+        missing = unique[held < 0]
+        if len(missing) == 0 and hits:
+            return {name: values[place] for name, values in hits.items()}
+        fresh = read(missing)
+        with self._lock:
+            self._insert(missing, fresh, now_seconds)
+        return {name: _scatter(values, hits.get(name), held)[place] for name, values in fresh.items()}
+
+    def clear(self) -> None:
+        """Forgets every row."""
+        with self._lock:
+            self._slot_of.clear()
+            self._ids[:] = -1
+            self._next = 0
+
+    def _lookup(self, ids: NDArray[np.int64], now_seconds: float) -> NDArray[np.int64]:
+        """Slot of each id that is held and young enough, else -1."""
+        slot_of = self._slot_of
+        slots = np.fromiter((slot_of.get(i, -1) for i in ids.tolist()), dtype=np.int64, count=len(ids))
+        is_old = (slots >= 0) & (now_seconds - self._read_at[slots] > self._max_age)
+        slots[is_old] = -1
+        return slots
+
+    def _insert(self, ids: NDArray[np.int64], rows: Columns, now_seconds: float) -> None:
+        keep = slice(max(0, len(ids) - self._max_entries), None)
+        ids = ids[keep]
+        self._make_room(len(ids), rows)
+        known = [self._slot_of.get(i, -1) for i in ids.tolist()]
+        for place, (row_id, slot) in enumerate(zip(ids.tolist(), known, strict=True)):
+            # An id that is held but was too old is written where it is.
+            known[place] = slot if slot >= 0 and self._ids[slot] == row_id else self._claim(row_id)
+        slots = np.array(known, dtype=np.int64)
+        self._read_at[slots] = now_seconds
+        for name, values in rows.items():
+            self._columns[name][slots] = values[keep]
+
+    def _claim(self, row_id: int) -> int:
+        """The next slot of the ring, taken from whoever had it."""
+        slot = self._next
+        self._next = (slot + 1) % self._max_entries
+        if self._ids[slot] >= 0:
+            self._slot_of.pop(int(self._ids[slot]), None)
+        self._ids[slot] = row_id
+        self._slot_of[row_id] = slot
+        return slot
+
+    def _make_room(self, num_new: int, rows: Columns) -> None:
+        """Grows by doubling up to the limit; the ring wraps only when it is full."""
+        wanted = min(self._max_entries, len(self._slot_of) + num_new)
+        size = len(self._ids)
+        while size < wanted:
+            size = min(self._max_entries, size * 2)
+        more = size - len(self._ids)
+        if more:
+            self._ids = np.concatenate([self._ids, np.full(more, -1, dtype=np.int64)])
+            self._read_at = np.concatenate([self._read_at, np.full(more, -np.inf)])
+        for name, values in rows.items():
+            column = self._columns.get(name)
+            if column is None:
+                self._columns[name] = np.zeros((size, *values.shape[1:]), dtype=values.dtype)
+            elif more:
+                self._columns[name] = np.concatenate([column, np.zeros((more, *values.shape[1:]), dtype=values.dtype)])
+
+
+def _scatter(fresh: NDArray[Any], held: NDArray[Any] | None, slots: NDArray[np.int64]) -> NDArray[Any]:
+    """Fresh and held rows in one array, each in its place."""
+    if held is None or len(held) == 0:
+        return fresh
+    whole = np.empty((len(slots), *fresh.shape[1:]), dtype=fresh.dtype)
+    whole[slots < 0] = fresh
+    whole[slots >= 0] = held
+    return whole

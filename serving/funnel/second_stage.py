@@ -1,0 +1,51 @@
+"""Second stage: the heavy model over user, post and cross features."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import BundleError, FeatureStoreError
+from feature_repo.columns import Columns
+from feature_repo.crosses import cross_features
+from serving.funnel.features import FunnelFeatures
+from serving.funnel.state import RequestState
+
+
+class EngagementModel(Protocol):
+    """A second-stage bundle."""
+
+    @property
+    def bundle_id(self) -> str: ...
+
+    @property
+    def heads(self) -> tuple[str, ...]: ...
+
+    def probabilities(self, user: Columns, post: Columns, cross: Columns) -> NDArray[np.float64]: ...
+
+
+class ModelRanker:
+    """Runs the bundle on features of the moment."""
+
+    def __init__(self, model: EngagementModel, features: FunnelFeatures) -> None:
+        self._model = model
+        self._features = features
+
+    @property
+    def version(self) -> str:
+        return self._model.bundle_id
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return tuple(self._model.heads)
+
+    def probabilities(self, state: RequestState, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Calibrated probability of every engagement, [N, H]. Raises StoreUnavailableError."""
+        if state.user is None:
+            raise FeatureStoreError("the second stage needs the user's features")
+        posts = self._features.post_columns(rows, state.at_seconds)
+        crosses = cross_features(state.user, posts, state.at_seconds)
+        try:
+            return np.asarray(self._model.probabilities(state.user, posts, crosses), dtype=np.float64)
+        except ValueError as error:
+            raise BundleError(f"second-stage bundle {self.version} does not fit the features: {error}") from error

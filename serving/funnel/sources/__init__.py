@@ -1,0 +1,1 @@
+"""Sources of candidates; each is one small class that obeys the same contract."""

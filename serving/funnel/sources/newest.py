@@ -1,0 +1,50 @@
+"""Sources of new posts: from followed creators, and those that few users have seen."""
+
+import numpy as np
+
+from serving.funnel.sources.base import Found, best_eligible, first_eligible, nothing
+from serving.funnel.state import RequestState
+from serving.snapshot import Catalogue
+from serving.spec import FollowedSpec, FreshSpec
+
+
+class FollowedSource:
+    """Recent posts of followed creators, newest first."""
+
+    needs_features = False
+
+    def __init__(self, spec: FollowedSpec, catalogue: Catalogue) -> None:
+        self._spec = spec
+        self._catalogue = catalogue
+
+    def find(self, state: RequestState) -> Found:
+        per_creator = [self._newest_of(creator, state) for creator in sorted(state.controls.followed_creator_ids)]
+        if not per_creator:
+            return nothing()
+        rows = np.concatenate(per_creator)
+        created_at = self._catalogue.created_at[rows]
+        is_young = state.at_seconds - created_at <= self._spec.max_age_hours * 3600.0
+        return best_eligible(rows[is_young], created_at[is_young] - state.at_seconds, state, self._spec.quota)
+
+    def _newest_of(self, creator_id: int, state: RequestState) -> np.ndarray:
+        rows = self._catalogue.creator_rows(creator_id)
+        is_eligible = state.is_eligible(rows)
+        # Ineligible ones take no place of the creator's share, but stay in view for the report.
+        return rows[np.cumsum(is_eligible) <= self._spec.per_creator]
+
+
+class FreshSource:
+    """New posts with few impressions, newest first."""
+
+    needs_features = False
+
+    def __init__(self, spec: FreshSpec, catalogue: Catalogue) -> None:
+        self._spec = spec
+        newest = catalogue.by_age
+        self._rows = newest[catalogue.num_impressions[newest] <= spec.max_impressions]
+        self._created_at = catalogue.created_at[self._rows]
+
+    def find(self, state: RequestState) -> Found:
+        ages = state.at_seconds - self._created_at
+        end = int(np.searchsorted(ages, self._spec.max_age_hours * 3600.0, side="right"))
+        return first_eligible(self._rows[:end], -ages[:end], state, self._spec.quota)

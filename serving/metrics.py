@@ -1,0 +1,72 @@
+"""Prometheus metrics of one process; labels are few and never ids."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from serving.funnel.request import StageReport
+from serving.funnel.row_cache import RowCache
+
+_LATENCIES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_SIZES = (0, 1, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+
+
+class Metrics:
+    """Everything a process counts; also the funnel's observer."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self._http = Counter("vitrine_http_requests", "HTTP requests", ("route", "method", "status"), registry=r)
+        self._http_seconds = Histogram(
+            "vitrine_http_seconds", "Time to answer, seconds", ("route",), buckets=_LATENCIES, registry=r
+        )
+        self._stage_seconds = Histogram(
+            "vitrine_stage_seconds", "Time in a funnel stage, seconds", ("stage",), buckets=_LATENCIES, registry=r
+        )
+        self._stage_size = Histogram(
+            "vitrine_stage_candidates", "Candidates that left a funnel stage", ("stage",), buckets=_SIZES, registry=r
+        )
+        self._stage_empty = Counter("vitrine_stage_empty", "Times a stage left nothing", ("stage",), registry=r)
+        self._removed = Counter(
+            "vitrine_removed_candidates", "Candidates removed by a stage", ("stage", "reason"), registry=r
+        )
+        self._degraded = Counter("vitrine_degraded", "Slates that did without a part", ("part",), registry=r)
+        self._cache = Counter("vitrine_cache_requests", "Lookups in a cache", ("cache", "outcome"), registry=r)
+        self._events = Counter("vitrine_events", "Posted events", ("outcome",), registry=r)
+        self._cache_hit_rate = Gauge(
+            "vitrine_cache_hit_rate", "Share of rows found in a feature cache since the start", ("cache",), registry=r
+        )
+
+    def stage(self, report: StageReport) -> None:
+        """Counts what one stage did."""
+        self._stage_seconds.labels(report.name).observe(report.seconds)
+        self._stage_size.labels(report.name).observe(report.num_out)
+        if report.is_empty:
+            self._stage_empty.labels(report.name).inc()
+        for reason, count in report.removed.items():
+            self._removed.labels(report.name, reason).inc(count)
+
+    def degraded(self, part: str) -> None:
+        """Counts a slate that did without `part`."""
+        self._degraded.labels(part).inc()
+
+    def http(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Counts one answered HTTP request."""
+        self._http.labels(route, method, str(status)).inc()
+        self._http_seconds.labels(route).observe(seconds)
+
+    def cache(self, name: str, is_hit: bool) -> None:
+        """Counts one lookup."""
+        self._cache.labels(name, "hit" if is_hit else "miss").inc()
+
+    def watch_cache(self, name: str, cache: RowCache) -> None:
+        """Exposes the hit rate of a feature cache."""
+        self._cache_hit_rate.labels(name).set_function(lambda: cache.counts.hit_rate)
+
+    def events(self, accepted: int, duplicates: int, refused: int) -> None:
+        """Counts one batch of events."""
+        for outcome, count in (("accepted", accepted), ("duplicate", duplicates), ("refused", refused)):
+            self._events.labels(outcome).inc(count)
+
+    def text(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,1 @@
+"""HTTP routes by subject; each module builds one router over a Runtime."""

@@ -1,0 +1,45 @@
+"""Liveness, readiness and metrics."""
+
+import numpy as np
+from fastapi import APIRouter
+from fastapi.responses import Response
+
+from core.errors import VitrineError
+from serving.bootstrap import Runtime
+from serving.schemas import Health, Readiness
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def health_router(runtime: Runtime) -> APIRouter:
+    """Routes for machines that watch the service."""
+    router = APIRouter(tags=["operation"])
+
+    @router.get("/healthz", response_model=Health)
+    def read_health() -> Health:
+        """The process lives."""
+        return Health()
+
+    @router.get("/readyz", response_model=Readiness)
+    def read_readiness() -> Readiness:
+        """Feeds are served; `degraded` names what they do without right now."""
+        degraded = list(runtime.degraded())
+        try:
+            runtime.parts.reader.read("user", np.zeros(1, dtype=np.int64), ("user_profile",))
+        except VitrineError:
+            degraded.append("features")
+        return Readiness(
+            is_ready=True,
+            degraded=degraded,
+            spec_version=runtime.spec.version,
+            model_versions=runtime.funnel.model_versions,
+            snapshot_id=runtime.snapshot.snapshot_id,
+            now=runtime.clock.now(),
+        )
+
+    @router.get("/metrics", response_class=Response)
+    def read_metrics() -> Response:
+        """Prometheus metrics."""
+        return Response(runtime.metrics.text(), media_type=METRICS_TYPE)
+
+    return router

@@ -1,0 +1,165 @@
+"""Every page as it was served: joins events to what was shown, keeps cursors free of repeats, explains slates.
+
+A SQLite file beside the journal. It is not part of the promise of durability that /events gives: a page lost
+in a power cut costs its explanation, nothing else, so writes do not wait for the disk.
+"""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.errors import StoreUnavailableError
+
+KEEP_DAYS = 15
+"""Longer than any engagement is attributed to its impression."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS pages (
+    request_id INTEGER PRIMARY KEY,
+    visit_id INTEGER NOT NULL,
+    user_id INTEGER NOT NULL,
+    surface TEXT NOT NULL,
+    country TEXT, language TEXT, device TEXT,
+    requested_at INTEGER NOT NULL,
+    ranked_at BLOB NOT NULL,
+    spec_version TEXT NOT NULL,
+    model_versions TEXT NOT NULL,
+    degraded TEXT NOT NULL,
+    positions BLOB NOT NULL,
+    post_ids BLOB NOT NULL,
+    propensities BLOB NOT NULL,
+    sources TEXT NOT NULL,
+    explanations TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS pages_by_visit ON pages (visit_id);
+CREATE INDEX IF NOT EXISTS pages_by_time ON pages (requested_at);
+"""
+_COLUMNS = (
+    "request_id", "visit_id", "user_id", "surface", "country", "language", "device", "requested_at",
+    "spec_version", "model_versions", "degraded", "positions", "post_ids", "propensities", "ranked_at", "sources",
+    "explanations",
+)  # fmt: skip
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class ServedPage:
+    """One reply of /feed. Lists align with `post_ids`."""
+
+    request_id: int
+    visit_id: int
+    user_id: int
+    surface: str
+    country: str | None
+    language: str | None
+    device: str | None
+    requested_at: datetime
+    spec_version: str
+    model_versions: str
+    degraded: tuple[str, ...]
+    positions: tuple[int, ...]
+    post_ids: tuple[int, ...]
+    propensities: tuple[float, ...]
+    ranked_at: tuple[datetime, ...]
+    """Serve time of the ranking; earlier than the request where the post came from a kept slate."""
+    sources: tuple[tuple[str, ...], ...]
+    explanations: tuple[dict[str, object], ...] = ()
+
+
+class ServedLog:
+    """One open file of served pages; threads may share it."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._lock = threading.Lock()
+        with self._mapped_errors():
+            self._connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+            self._connection.executescript(_SCHEMA)
+
+    def append(self, page: ServedPage) -> None:
+        """Keeps the page. Raises StoreUnavailableError."""
+        cells = (
+            page.request_id, page.visit_id, page.user_id, page.surface, page.country, page.language, page.device,
+            _micros(page.requested_at), page.spec_version, page.model_versions,
+            json.dumps(page.degraded), np.array(page.positions, dtype="<i8").tobytes(),
+            np.array(page.post_ids, dtype="<i8").tobytes(), np.array(page.propensities, dtype="<f8").tobytes(),
+            np.array([_micros(at) for at in page.ranked_at], dtype="<i8").tobytes(),
+            json.dumps(page.sources), json.dumps(page.explanations),
+        )  # fmt: skip
+        query = f"INSERT OR REPLACE INTO pages ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+        with self._lock, self._mapped_errors():
+            self._connection.execute(query, cells)
+
+    def page(self, request_id: int) -> ServedPage | None:
+        """The page of a request, None when it was never served or is too old."""
+        rows = self._read(f"SELECT {', '.join(_COLUMNS)} FROM pages WHERE request_id = ?", request_id)
+        return _from_row(rows[0]) if rows else None
+
+    def posts_of_visit(self, visit_id: int, user_id: int) -> tuple[int, ...]:
+        """Ids of all posts that the pages of a visit showed, in order."""
+        rows = self._read(
+            "SELECT post_ids FROM pages WHERE visit_id = ? AND user_id = ? ORDER BY rowid", visit_id, user_id
+        )
+        return tuple(i for (raw,) in rows for i in np.frombuffer(raw, dtype="<i8").tolist())
+
+    def pages_since(self, at: datetime, limit: int) -> list[ServedPage]:
+        """At most `limit` pages requested at or after `at`, oldest first."""
+        rows = self._read(
+            f"SELECT {', '.join(_COLUMNS)} FROM pages WHERE requested_at >= ? ORDER BY requested_at LIMIT ?",
+            _micros(at), limit,
+        )  # fmt: skip
+        return [_from_row(row) for row in rows]
+
+    def prune(self, now: datetime) -> int:
+        """Number of pages dropped because they are older than KEEP_DAYS."""
+        with self._lock, self._mapped_errors():
+            before = _micros(now - timedelta(days=KEEP_DAYS))
+            return self._connection.execute("DELETE FROM pages WHERE requested_at < ?", (before,)).rowcount
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._connection.close()
+
+    def _read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._lock, self._mapped_errors():
+            return self._connection.execute(query, values).fetchall()
+
+    @contextmanager
+    def _mapped_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreUnavailableError(
+                f"served log {self._path} does not take or give pages ({error}); check free disk space and permissions"
+            ) from error
+
+
+def _from_row(row: tuple[Any, ...]) -> ServedPage:
+    cells: dict[str, Any] = dict(zip(_COLUMNS, row, strict=True))
+    cells["requested_at"] = _instant(cells["requested_at"])
+    for name, dtype in (("positions", "<i8"), ("post_ids", "<i8"), ("propensities", "<f8"), ("ranked_at", "<i8")):
+        cells[name] = tuple(np.frombuffer(cells[name], dtype=dtype).tolist())
+    cells["ranked_at"] = tuple(_instant(micros) for micros in cells["ranked_at"])
+    cells["degraded"] = tuple(json.loads(cells["degraded"]))
+    cells["sources"] = tuple(tuple(s) for s in json.loads(cells["sources"]))
+    cells["explanations"] = tuple(json.loads(cells["explanations"]))
+    return ServedPage(**cells)
+
+
+def _instant(micros: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=micros)
+
+
+def _micros(at: datetime) -> int:
+    return (at - _EPOCH) // timedelta(microseconds=1)

@@ -1,0 +1,318 @@
+"""The snapshot: serving's memory-mapped view of the log at one instant. Plain .npy files and a manifest.
+
+    snapshot/<snapshot_id>/manifest.json, <name>.npy
+    snapshot/current.json                     which one serves
+
+Posts are numbered by their row in the catalogue, sorted by post id; every list of posts holds such rows.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import BundleError, MissingStageError
+from core.files import write_atomically
+from core.workspace import Workspace
+
+FORMAT = 1
+UNKNOWN = -1
+"""Code of a null language, country or media type, and row of an unknown post, creator or user."""
+
+Rows = NDArray[np.int64]
+
+
+class Ragged(NamedTuple):
+    """Lists of different lengths in three flat arrays: list i is values[offsets[i]:offsets[i + 1]]."""
+
+    offsets: NDArray[np.int64]
+    values: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def list_of(self, i: int) -> NDArray[np.int64]:
+        """Values of list `i`, empty for UNKNOWN."""
+        return self.values[self.offsets[i] : self.offsets[i + 1]] if 0 <= i < len(self) else self.values[:0]
+
+    def weights_of(self, i: int) -> NDArray[np.float32]:
+        """Weights beside `list_of(i)`."""
+        return self.weights[self.offsets[i] : self.offsets[i + 1]] if 0 <= i < len(self) else self.weights[:0]
+
+
+class Texts(NamedTuple):
+    """Strings by position in one UTF-8 buffer."""
+
+    offsets: NDArray[np.int64]
+    utf8: NDArray[np.uint8]
+
+    def text(self, i: int) -> str:
+        return bytes(self.utf8[self.offsets[i] : self.offsets[i + 1]]).decode()
+
+
+def find_rows(sorted_ids: NDArray[np.int64], ids: NDArray[np.int64]) -> Rows:
+    """Position of each id in `sorted_ids`, UNKNOWN where it is not there, [N]."""
+    wanted = np.asarray(ids, dtype=np.int64)
+    if len(sorted_ids) == 0:
+        return np.full(len(wanted), UNKNOWN, dtype=np.int64)
+    at = np.minimum(np.searchsorted(sorted_ids, wanted), len(sorted_ids) - 1)
+    return np.where(sorted_ids[at] == wanted, at, UNKNOWN).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Every known post, one row each, sorted by id. Instants are unix seconds."""
+
+    post_ids: NDArray[np.int64]
+    creator_ids: NDArray[np.int64]
+    topic_ids: NDArray[np.int64]
+    language_codes: NDArray[np.int16]
+    country_codes: NDArray[np.int16]
+    media_codes: NDArray[np.int16]
+    created_at: NDArray[np.float64]
+    duration_seconds: NDArray[np.float32]
+    integrity: NDArray[np.float32]
+    is_recommendable: NDArray[np.bool_]
+    num_impressions: NDArray[np.int64]
+    popularity: NDArray[np.float32]
+    """Value per impression over the last days, smoothed."""
+    report_rate: NDArray[np.float32]
+    """Reports per impression, smoothed towards none."""
+    content: NDArray[np.float32]
+    languages: tuple[str, ...] = ()
+    countries: tuple[str, ...] = ()
+    media_types: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.post_ids)
+
+    def rows_of(self, post_ids: NDArray[np.int64]) -> Rows:
+        """Catalogue rows of the posts, UNKNOWN where there is none."""
+        return find_rows(self.post_ids, post_ids)
+
+    def language_code(self, language: str | None) -> int:
+        """Code of a language name, UNKNOWN for one no post or user has."""
+        return self.languages.index(language) if language in self.languages else UNKNOWN
+
+    def country_code(self, country: str | None) -> int:
+        """Code of a country name, UNKNOWN for one no post or user has."""
+        return self.countries.index(country) if country in self.countries else UNKNOWN
+
+    @cached_property
+    def by_popularity(self) -> Rows:
+        """All rows, best stored popularity first."""
+        return np.argsort(-self.popularity, kind="stable")
+
+    @cached_property
+    def by_age(self) -> Rows:
+        """All rows, newest first."""
+        return np.argsort(-self.created_at, kind="stable")
+
+    @cached_property
+    def by_creator(self) -> tuple[NDArray[np.int64], Ragged]:
+        """Sorted creator ids, and each one's rows newest first."""
+        order = np.lexsort((-self.created_at, self.creator_ids))
+        creators, starts = np.unique(self.creator_ids[order], return_index=True)
+        offsets = np.append(starts, len(order)).astype(np.int64)
+        return creators, Ragged(offsets, order.astype(np.int64), np.zeros(len(order), dtype=np.float32))
+
+    def creator_rows(self, creator_id: int) -> Rows:
+        """Rows of one creator's posts, newest first."""
+        creators, lists = self.by_creator
+        return lists.list_of(int(find_rows(creators, np.array([creator_id]))[0]))
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Generated lists of catalogue rows, best first. Segment i of a kind is the code i of its vocabulary."""
+
+    neighbours: Ragged
+    trending: Ragged
+    trending_by_language: Ragged
+    popular: Ragged
+    popular_by_country: Ragged
+    popular_by_language: Ragged
+
+
+@dataclass(frozen=True)
+class Users:
+    """What the log says of each user, by row of the sorted `user_ids`."""
+
+    user_ids: NDArray[np.int64]
+    language_codes: NDArray[np.int16]
+    country_codes: NDArray[np.int16]
+    seen: Ragged
+    """Catalogue rows seen; weight is how long before `as_of`, in seconds."""
+    hidden: Ragged
+    """Catalogue rows hidden."""
+    blocked: Ragged
+    """Creator ids blocked."""
+    followed: Ragged
+    """Creator ids followed."""
+
+    def row_of(self, user_id: int) -> int:
+        return int(find_rows(self.user_ids, np.array([user_id]))[0])
+
+
+@dataclass(frozen=True)
+class SampleUser:
+    """A user worth looking at, for pages and demonstrations."""
+
+    user_id: int
+    external_id: str
+    country: str | None
+    language: str | None
+    num_engagements: int
+    topic_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything serving knows from the log."""
+
+    snapshot_id: str
+    as_of: float
+    """Unix seconds; nothing known later is inside."""
+    data_version: str
+    catalogue: Catalogue
+    lists: Lists
+    users: Users
+    sample_users: tuple[SampleUser, ...] = ()
+    surfaces: tuple[str, ...] = ()
+    topic_names: Mapping[int, str] = field(default_factory=dict)
+    external_post_ids: Texts | None = None
+    external_creator_ids: Texts | None = None
+
+    def external_post_id(self, row: int) -> str:
+        """The product's own id of a post."""
+        if self.external_post_ids is None:
+            return str(int(self.catalogue.post_ids[row]))
+        return self.external_post_ids.text(row)
+
+    def external_creator_id(self, row: int) -> str:
+        """The product's own id of a post's creator."""
+        if self.external_creator_ids is None:
+            return str(int(self.catalogue.creator_ids[row]))
+        return self.external_creator_ids.text(row)
+
+
+def save_snapshot(workspace: Workspace, snapshot: Snapshot) -> Path:
+    """The folder written; the snapshot serves from the next start on. Older ones but the last go."""
+    folder = workspace.snapshot / snapshot.snapshot_id
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = dict(_arrays_of(snapshot))
+    for name, array in arrays.items():
+        with (folder / f"{name}.npy").open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+    shapes = {name: [str(array.dtype), list(array.shape)] for name, array in arrays.items()}
+    write_atomically(folder / "manifest.json", json.dumps(_manifest(snapshot) | {"arrays": shapes}, indent=1))
+    write_atomically(workspace.snapshot / "current.json", json.dumps({"snapshot_id": snapshot.snapshot_id}))
+    return folder
+
+
+def load_snapshot(workspace: Workspace) -> Snapshot:
+    """The current snapshot, memory-mapped. Raises MissingStageError before one was built, BundleError when damaged."""
+    current = workspace.snapshot / "current.json"
+    if not current.exists():
+        raise MissingStageError("serving snapshot", current, "python -m serving snapshot")
+    try:
+        folder = workspace.snapshot / str(json.loads(current.read_text())["snapshot_id"])
+        manifest = json.loads((folder / "manifest.json").read_text())
+        if manifest["format"] != FORMAT:
+            raise ValueError(f"format {manifest['format']}, this code reads {FORMAT}")
+        arrays = {name: _load_array(folder, name, *shape) for name, shape in manifest["arrays"].items()}
+        return _assemble(manifest, arrays)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(
+            f"the serving snapshot under {workspace.snapshot} is damaged ({error}); run `python -m serving snapshot`"
+        ) from error
+
+
+def _load_array(folder: Path, name: str, dtype: str, shape: list[int]) -> NDArray[Any]:
+    # np.memmap cannot map an empty file; a plain ndarray view drops memmap's slow indexing.
+    mapped = np.load(folder / f"{name}.npy", mmap_mode=None if 0 in shape else "r", allow_pickle=False)
+    if str(mapped.dtype) != dtype or list(mapped.shape) != shape:
+        raise ValueError(f"{name}.npy is {mapped.dtype} {mapped.shape}, the manifest says {dtype} {shape}")
+    return np.asarray(mapped)
+
+
+_CATALOGUE = (
+    "post_ids", "creator_ids", "topic_ids", "language_codes", "country_codes", "media_codes", "created_at",
+    "duration_seconds", "integrity", "is_recommendable", "num_impressions", "popularity",
+    "report_rate", "content",
+)  # fmt: skip
+_LISTS = ("neighbours", "trending", "trending_by_language", "popular", "popular_by_country", "popular_by_language")
+_USERS = ("user_ids", "language_codes", "country_codes")
+_USER_LISTS = ("seen", "hidden", "blocked", "followed")
+
+
+def _arrays_of(snapshot: Snapshot) -> list[tuple[str, NDArray[Any]]]:
+    arrays: list[tuple[str, NDArray[Any]]] = [(f"post.{n}", getattr(snapshot.catalogue, n)) for n in _CATALOGUE]
+    arrays += [(f"user.{n}", getattr(snapshot.users, n)) for n in _USERS]
+    ragged = [(n, getattr(snapshot.lists, n)) for n in _LISTS] + [(n, getattr(snapshot.users, n)) for n in _USER_LISTS]
+    for name, lists in ragged:
+        arrays += [(f"{name}.{part}", getattr(lists, part)) for part in Ragged._fields]
+    for name, texts in (
+        ("external_post_ids", snapshot.external_post_ids),
+        ("external_creator_ids", snapshot.external_creator_ids),
+    ):
+        if texts is not None:
+            arrays += [(f"{name}.{part}", getattr(texts, part)) for part in Texts._fields]
+    return arrays
+
+
+def _manifest(snapshot: Snapshot) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "snapshot_id": snapshot.snapshot_id,
+        "as_of": snapshot.as_of,
+        "data_version": snapshot.data_version,
+        "languages": snapshot.catalogue.languages,
+        "countries": snapshot.catalogue.countries,
+        "media_types": snapshot.catalogue.media_types,
+        "surfaces": snapshot.surfaces,
+        "topic_names": {str(topic): name for topic, name in snapshot.topic_names.items()},
+        "sample_users": [vars(user) for user in snapshot.sample_users],
+    }
+
+
+def _assemble(manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Snapshot:
+    def ragged(name: str) -> Ragged:
+        return Ragged(*(arrays[f"{name}.{part}"] for part in Ragged._fields))
+
+    def texts(name: str) -> Texts | None:
+        parts = [arrays.get(f"{name}.{part}") for part in Texts._fields]
+        return None if parts[0] is None or parts[1] is None else Texts(parts[0], parts[1])
+
+    catalogue = Catalogue(
+        **{n: arrays[f"post.{n}"] for n in _CATALOGUE},
+        languages=tuple(manifest["languages"]),
+        countries=tuple(manifest["countries"]),
+        media_types=tuple(manifest["media_types"]),
+    )
+    users = Users(
+        arrays["user.user_ids"],
+        arrays["user.language_codes"],
+        arrays["user.country_codes"],
+        **{n: ragged(n) for n in _USER_LISTS},
+    )
+    samples = tuple(SampleUser(**{**u, "topic_ids": tuple(u["topic_ids"])}) for u in manifest["sample_users"])
+    return Snapshot(
+        snapshot_id=manifest["snapshot_id"],
+        as_of=manifest["as_of"],
+        data_version=manifest["data_version"],
+        catalogue=catalogue,
+        lists=Lists(**{n: ragged(n) for n in _LISTS}),
+        users=users,
+        sample_users=samples,
+        surfaces=tuple(manifest["surfaces"]),
+        topic_names={int(topic): name for topic, name in manifest["topic_names"].items()},
+        external_post_ids=texts("external_post_ids"),
+        external_creator_ids=texts("external_creator_ids"),
+    )

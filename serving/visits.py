@@ -1,0 +1,84 @@
+"""Visits: ranked slates kept while a user scrolls, so that pages are cheap and never repeat a post.
+
+A visit is a growing list of ranked posts. Pages are cut from it by offset; when it is used up, the funnel
+runs again on fresh features without anything the visit already holds.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Lock
+
+from serving.funnel.request import Slate
+from serving.spec import CacheSpec
+
+
+@dataclass
+class Visit:
+    """One user's scrolling. `first_offset` posts came before what this process remembers."""
+
+    visit_id: int
+    user_id: int
+    surface: str
+    started_seconds: float
+    first_offset: int = 0
+    earlier_post_ids: tuple[int, ...] = ()
+    entries: list[tuple[Slate, int]] = field(default_factory=list)
+    """Slate and place within it, in the order of the feed."""
+    is_exhausted: bool = False
+    lock: Lock = field(default_factory=Lock)
+
+    @property
+    def end(self) -> int:
+        """Offset behind the last ranked post."""
+        return self.first_offset + len(self.entries)
+
+    def add(self, slate: Slate) -> None:
+        """Appends a slate. One without posts means that the catalogue has no more."""
+        self.entries += [(slate, place) for place in range(len(slate))]
+        self.is_exhausted = len(slate) == 0
+
+    def held_post_ids(self) -> tuple[int, ...]:
+        """Ids of everything the visit showed or will show."""
+        return self.earlier_post_ids + tuple(int(slate.post_ids[place]) for slate, place in self.entries)
+
+    def last_creator_ids(self, count: int) -> tuple[int, ...]:
+        """Creators of the last ranked posts, in order."""
+        return tuple(int(slate.creator_ids[place]) for slate, place in self.entries[-count:]) if count else ()
+
+
+class Visits:
+    """The visits that this process holds, within the spec's limits."""
+
+    def __init__(self, limits: CacheSpec, now_seconds: Callable[[], float]) -> None:
+        self._limits = limits
+        self._now = now_seconds
+        self._visits: OrderedDict[int, Visit] = OrderedDict()
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._visits)
+
+    def keep(self, visit: Visit) -> None:
+        """Holds a visit; the longest unused one leaves when there are too many."""
+        with self._lock:
+            self._visits[visit.visit_id] = visit
+            self._visits.move_to_end(visit.visit_id)
+            while len(self._visits) > self._limits.max_entries:
+                self._visits.popitem(last=False)
+
+    def find(self, visit_id: int, user_id: int) -> Visit | None:
+        """The visit, None when it is not the user's, too old or not held by this process."""
+        with self._lock:
+            visit = self._visits.get(visit_id)
+            if visit is None or visit.user_id != user_id:
+                return None
+            if self._now() - visit.started_seconds > self._limits.max_age_seconds:
+                del self._visits[visit_id]
+                return None
+            self._visits.move_to_end(visit_id)
+            return visit
+
+    def started(self) -> float:
+        """Now, on the clock that ages visits."""
+        return self._now()

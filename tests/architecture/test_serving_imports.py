@@ -1,0 +1,63 @@
+"""The request path stays light: what it loads, directly and in a fresh process."""
+
+import subprocess
+import sys
+
+import grimp
+import pytest
+
+OFFLINE = {"serving.snapshot_build", "serving.draw_candidates"}
+"""Modules that only commands use."""
+HEAVY = ("duckdb", "great_expectations", "torchrec", "mlflow", "feast.cli")
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return grimp.build_graph(
+        "core",
+        "events",
+        "feature_repo",
+        "models",
+        "validation",
+        "serving",
+        include_external_packages=True,
+        cache_dir=None,
+    )
+
+
+def test_only_the_snapshot_builder_imports_duckdb(graph):
+    importers = {
+        module for module in graph.modules if module.startswith("serving")
+        and "duckdb" in graph.find_modules_directly_imported_by(module)
+    }  # fmt: skip
+    assert importers == {"serving.snapshot_build"}
+    readers = {
+        module for module in graph.find_modules_that_directly_import("events.read") if module.startswith("serving")
+    }
+    assert readers == {"serving.snapshot_build"}
+
+
+def test_request_path_does_not_import_offline_modules(graph):
+    path = {m for m in graph.modules if m.startswith("serving.")} - OFFLINE - {"serving.__main__"}
+    for module in sorted(path):
+        assert not graph.find_modules_directly_imported_by(module) & OFFLINE, module
+
+
+def test_pure_algorithms_depend_on_numpy_alone(graph):
+    for name in ("adjust", "arrange", "blending", "candidates", "row_cache", "value"):
+        foreign = {
+            found for found in graph.find_modules_directly_imported_by(f"serving.funnel.{name}")
+            if found.split(".")[0] not in sys.stdlib_module_names and not found.startswith("numpy")
+        }  # fmt: skip
+        assert foreign <= {"serving.funnel.candidates"}, (name, foreign)
+
+
+def test_serving_app_loads_nothing_heavy_in_a_fresh_process():
+    code = (
+        "import sys, serving.app, serving.serve, serving.client\n"
+        f"heavy = [m for m in {HEAVY!r} if m in sys.modules]\n"
+        "assert 'feast' not in sys.modules, 'feast'\n"
+        "assert not heavy, heavy"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert found.returncode == 0, found.stderr[-2000:]

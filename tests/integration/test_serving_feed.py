@@ -1,0 +1,173 @@
+"""Pages of a visit: cursors, repeats, restarts, and what a page leaves behind."""
+
+import itertools
+import os
+import stat
+
+import pytest
+
+from core.errors import ConfigError
+from events.journal import JournalEvent
+from serving.bootstrap import build_runtime
+from serving.cursor import CursorError, load_secret
+from serving.funnel.request import FeedRequest
+from serving.served_log import ServedLog
+from tests.serving_fakes import AS_OF, make_runtime, make_spec
+
+SMALL = {"eligibility": {"min_pool": 0}, "rerank": {"slate_size": 30}}
+
+
+class Desk:
+    """A runtime with an open feed, and the means to restart it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.ids = itertools.count(1)
+        self.open()
+
+    def open(self):
+        self.runtime = make_runtime(self.folder, make_spec(**SMALL))
+        self.served = ServedLog(self.runtime.workspace.served)
+        self.feed = self.runtime.open_feed(self.served, lambda: next(self.ids))
+
+    def close(self):
+        self.served.close()
+        self.runtime.close()
+
+    def page(self, cursor=None, user_id=1, limit=10, **fields):
+        return self.feed.page(FeedRequest(user_id, AS_OF, limit=limit, **fields), cursor)
+
+
+@pytest.fixture
+def desk(tmp_path):
+    desk = Desk(tmp_path)
+    yield desk
+    desk.close()
+
+
+def ids_of(page):
+    return [entry.post.post_id for entry in page.posts]
+
+
+def scroll(desk, limit=10, user_id=1):
+    pages, cursor = [], None
+    while True:
+        page = desk.page(cursor, user_id=user_id, limit=limit)
+        pages.append(page)
+        if page.next_cursor is None:
+            return pages
+        cursor = page.next_cursor
+
+
+def test_scrolling_to_the_end_shows_every_eligible_post_once(desk):
+    pages = scroll(desk, limit=17)
+    shown = [post_id for page in pages for post_id in ids_of(page)]
+    assert len(shown) == len(set(shown))
+    state = desk.runtime.funnel._open(FeedRequest(1, AS_OF))
+    eligible = desk.runtime.snapshot.catalogue.post_ids[state.eligibility == 0]
+    assert sorted(shown) == eligible.tolist()
+    positions = [entry.post.position for page in pages for entry in page.posts]
+    assert positions == list(range(len(shown)))
+
+
+def test_the_creator_rule_holds_across_pages_and_reruns(desk):
+    creators = [entry.post.creator_id for page in scroll(desk)[:9] for entry in page.posts]
+    assert all(creators[i] not in creators[max(0, i - 2) : i] for i in range(len(creators)))
+
+
+def test_the_same_cursor_gives_the_same_page(desk):
+    first = desk.page()
+    again = [ids_of(desk.page(first.next_cursor)) for _ in range(3)]
+    assert again[0] == again[1] == again[2]
+    assert not set(again[0]) & set(ids_of(first))
+
+
+def test_a_cached_page_runs_no_funnel_and_keeps_its_ranking_time(desk):
+    first = desk.page()
+    reads = dict(desk.runtime.parts.reader.num_reads)
+    second = desk.page(first.next_cursor)
+    assert desk.runtime.parts.reader.num_reads == reads
+    assert second.posts[0].ranked_at == first.posts[0].ranked_at
+    assert second.request_id != first.request_id
+
+
+def test_a_hide_between_pages_leaves_the_cached_page_too(desk):
+    first = desk.page()
+    planned = desk.page(first.next_cursor).posts[0].post
+    desk.runtime.journal.append([JournalEvent("h", "hide", 1, AS_OF, AS_OF, post_id=planned.post_id)])
+    assert planned.post_id not in ids_of(desk.page(first.next_cursor))
+
+
+def test_a_block_between_pages_leaves_the_cached_page_too(desk):
+    first = desk.page()
+    planned = desk.page(first.next_cursor).posts[0].post
+    desk.runtime.journal.append([JournalEvent("b", "block", 1, AS_OF, AS_OF, creator_id=planned.creator_id)])
+    page = desk.page(first.next_cursor)
+    assert planned.creator_id not in [entry.post.creator_id for entry in page.posts]
+    assert len(page.posts) == 10
+
+
+def test_a_restarted_server_goes_on_without_repeats(desk):
+    first = desk.page()
+    second = desk.page(first.next_cursor)
+    desk.close()
+    desk.open()
+    third = desk.page(second.next_cursor)
+    assert len(third.posts) == 10
+    assert not set(ids_of(third)) & {*ids_of(first), *ids_of(second)}
+    assert third.posts[0].post.position == 20
+
+
+def test_a_cursor_is_worth_nothing_to_others(desk):
+    cursor = desk.page().next_cursor
+    with pytest.raises(CursorError):
+        desk.page(cursor, user_id=2)
+    with pytest.raises(CursorError):
+        desk.page(cursor, surface="tab_1")
+    with pytest.raises(CursorError):
+        desk.page(cursor[:-2])
+    with pytest.raises(CursorError):
+        desk.page("ünsinn")
+
+
+def test_pages_are_logged_with_what_events_need(desk):
+    page = desk.page(country="US", device="web")
+    kept = desk.served.page(page.request_id)
+    assert kept.post_ids == tuple(ids_of(page))
+    assert kept.positions == tuple(range(10))
+    assert kept.sources == tuple(entry.post.sources for entry in page.posts)
+    assert kept.propensities == (1.0,) * 10
+    assert kept.ranked_at == (AS_OF,) * 10
+    assert kept.requested_at == AS_OF
+    assert (kept.country, kept.device, kept.spec_version) == ("US", "web", desk.runtime.spec.version)
+    assert kept.model_versions == "first_stage=tower-1,retrieval=tower-1,second_stage=model-1"
+    assert kept.explanations[0]["probabilities"]["click"] > 0
+    assert desk.served.page(10**9) is None
+
+
+def test_old_pages_are_pruned(desk):
+    from datetime import timedelta
+
+    page = desk.page()
+    assert desk.served.prune(AS_OF + timedelta(days=14)) == 0
+    assert desk.served.prune(AS_OF + timedelta(days=16)) == 1
+    assert desk.served.page(page.request_id) is None
+
+
+def test_the_secret_is_private_and_stays(tmp_path):
+    path = tmp_path / "cursor.secret"
+    secret = load_secret(path)
+    assert load_secret(path) == secret
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [p.name for p in tmp_path.iterdir()] == ["cursor.secret"]
+    os.chmod(path, 0o644)  # noqa: PTH101
+    with pytest.raises(ConfigError, match="chmod 600"):
+        load_secret(path)
+
+
+def test_serving_without_a_snapshot_says_which_command_makes_it(tmp_path):
+    from core.errors import MissingStageError
+    from tests.serving_fakes import make_settings
+
+    with pytest.raises(MissingStageError, match="python -m serving snapshot"):
+        build_runtime(make_settings(tmp_path))

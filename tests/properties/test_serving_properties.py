@@ -1,0 +1,116 @@
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.cursor import Cursor, CursorError, CursorSigner
+from serving.funnel.arrange import Exploration, arrange
+from serving.funnel.blending import blend
+from serving.funnel.candidates import best_first
+from serving.funnel.row_cache import RowCache
+from serving.spec_file import merge
+
+scores = st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=0, max_size=25).map(np.array)
+sources = st.lists(st.lists(st.integers(0, 40), unique=True, max_size=20), max_size=5)
+
+
+@given(scores)
+def test_best_first_is_a_permutation_and_non_finite_scores_sink(values):
+    values = values.astype(np.float64)
+    order = best_first(values)
+    assert sorted(order.tolist()) == list(range(len(values)))
+    finite = np.isfinite(values[order])
+    assert not np.any(finite[1:] & ~finite[:-1])
+    kept = values[order][finite]
+    assert np.all(kept[1:] <= kept[:-1])
+
+
+@given(sources, st.integers(1, 30))
+def test_blend_loses_and_doubles_nothing(lists, room):
+    given_lists = [(i, 1.0 + i, np.array(rows, dtype=np.int64)) for i, rows in enumerate(lists)]
+    candidates, left = blend(given_lists, 60.0, room)
+    every = {row for rows in lists for row in rows}
+    assert sorted([*candidates.rows.tolist(), *left.tolist()]) == sorted(every)
+    assert len(candidates) == min(room, len(every))
+    for row, bits in zip(candidates.rows.tolist(), candidates.source_bits.tolist(), strict=True):
+        assert bits == sum(1 << i for i, rows in enumerate(lists) if row in rows)
+
+
+@given(
+    scores,
+    st.integers(1, 6),
+    st.integers(0, 3),
+    st.floats(0, 1),
+    st.integers(0, 30),
+    st.floats(0, 1),
+    st.integers(0, 1000),
+)
+@settings(max_examples=300)
+def test_arrange_loses_and_doubles_nothing_and_keeps_its_rules(
+    values, num_creators, window, diversity, limit, chance, seed
+):
+    values = values.astype(np.float64)
+    rng = np.random.default_rng(seed)
+    creators = rng.integers(0, num_creators, len(values)).astype(np.int64)
+    found = arrange(
+        values,
+        creators,
+        limit=limit,
+        creator_window=window,
+        diversity=diversity,
+        topic_ids=rng.integers(-1, 3, len(values)).astype(np.int64),
+        exploration=Exploration(chance, frozenset({0, 2}), 3),
+        rng=rng,
+    )
+    order = found.order.tolist()
+    assert len(order) == len(set(order)) == min(limit, len(values))
+    assert np.all((found.propensities > 0) & (found.propensities <= 1))
+    finite = np.isfinite(values[found.order])
+    assert not np.any(finite[1:] & ~finite[:-1])
+    clashes = sum(creators[order[i]] in creators[order[max(0, i - window) : i]] for i in range(len(order)))
+    assert clashes <= found.num_relaxed
+    if len(order) == len(values) and found.num_relaxed == 0 and window:
+        assert clashes == 0
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1), st.integers(0, 2**32 - 1), st.text(max_size=10))
+def test_cursor_comes_back_as_written(visit, user, offset, surface):
+    signer = CursorSigner(b"k" * 32)
+    cursor = Cursor(visit, user, offset)
+    assert signer.read(signer.write(cursor, surface), user, surface) == cursor
+
+
+@given(st.integers(0, 60), st.characters(codec="ascii"))
+def test_an_altered_cursor_is_refused_or_means_the_same(place, letter):
+    signer = CursorSigner(b"k" * 32)
+    cursor = Cursor(17, 4, 20)
+    text = signer.write(cursor, "explore")
+    altered = text[: place % len(text)] + letter + text[place % len(text) + 1 :]
+    try:
+        assert signer.read(altered, 4, "explore") == cursor
+    except CursorError:
+        assert altered != text
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.floats(0, 100)), max_size=40), st.integers(1, 8))
+def test_row_cache_answers_as_if_it_read_everything(steps, size):
+    cache = RowCache(size, 10.0)
+    now = 0.0
+    for number, wait in steps:
+        now += wait
+        ids = np.array([number, (number * 7) % 31, number], dtype=np.int64)
+        found = cache.gather(ids, now, lambda wanted: {"twice": wanted * 2})
+        assert found["twice"].tolist() == (ids * 2).tolist()
+        assert len(cache) <= size
+
+
+nested = st.recursive(
+    st.integers() | st.none(), lambda inner: st.dictionaries(st.sampled_from("abcd"), inner, max_size=3), max_leaves=8
+)
+mappings = st.dictionaries(st.sampled_from("abcd"), nested, max_size=4)
+
+
+@given(mappings, mappings)
+def test_merging_an_overlay_twice_changes_nothing_more(base, overlay):
+    once = merge(base, overlay)
+    assert merge(once, overlay) == once
+    assert merge(base, {}) == base
