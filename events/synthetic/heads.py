@@ -66,7 +66,7 @@ def default_heads() -> tuple[tuple[str, HeadConfig], ...]:
         (
             "like",
             HeadConfig(
-                base=-2.5,
+                base=-3.15,
                 cross=(("interest", 1.2), ("followed", 0.4), ("pair", 0.1)),
                 post=(("quality", 0.5), ("charisma", 0.2), ("bait", -0.4)),
                 warmth=1.0,
@@ -146,7 +146,7 @@ def other_heads() -> tuple[tuple[str, HeadConfig], ...]:
     """Weights of the second world: taste weighs less and quality more, reactions have other rates."""
     changed: dict[str, dict[str, Any]] = {
         "click": {"base": -3.0, "cross": {"interest": 2.4, "media_taste": 0.9}, "post": {"quality": 0.6, "bait": 0.25}},
-        "like": {"base": -2.2, "cross": {"interest": 1.0}},
+        "like": {"base": -2.95, "cross": {"interest": 1.0}},
         "comment": {"base": -4.5},
         "share": {"base": -3.9},
         "long_view": {"base": -0.8, "cross": {"media_taste": 1.1, "interest": 1.0}},
