@@ -120,9 +120,11 @@ train: $(S)/first-stage ## point-in-time training sets and the three models
 .PHONY: sets
 sets: $(S)/sets ## training sets joined at impression time, and their gate
 
-$(S)/sets: $(S)/apply training/sets.py training/labels.py training/splits.py training/sampling.py
+SETS := $(addprefix training/,sets.py set_files.py example_rows.py labels.py splits.py sampling.py catalogue.py)
+
+$(S)/sets: $(S)/apply $(SETS)
 	$(PY) -m training sets
-	$(PY) -m validation training-set all
+	$(PY) -m validation training-set second_stage retrieval
 	@touch $@
 
 .PHONY: retrieval second-stage first-stage
@@ -130,11 +132,13 @@ retrieval: $(S)/retrieval ## two-tower retrieval
 second-stage: $(S)/second-stage ## multi-task second stage with calibrated heads
 first-stage: $(S)/first-stage ## first stage distilled from the second
 
-$(S)/retrieval: $(S)/sets $(wildcard models/*.py training/*retrieval.py training/recipes.py training/loop.py)
+LOOP := training/train.py training/loop.py training/recipes.py training/recipe_features.py
+
+$(S)/retrieval: $(S)/sets $(wildcard models/*.py training/*retrieval.py) $(LOOP)
 	$(PY) -m training retrieval
 	@touch $@
 
-$(S)/second-stage: $(S)/sets $(wildcard models/*.py training/*second_stage.py training/recipes.py training/loop.py)
+$(S)/second-stage: $(S)/sets $(wildcard models/*.py training/*second_stage.py) $(LOOP)
 	$(PY) -m training second-stage
 	@touch $@
 
@@ -155,6 +159,7 @@ $(S)/candidates: $(S)/index $(S)/second-stage $(S)/materialize serving/draw_cand
 
 $(S)/first-stage: $(S)/candidates $(wildcard training/*first_stage.py)
 	$(PY) -m training first-stage
+	$(PY) -m validation training-set first_stage
 	$(PY) -m training index
 	@touch $@
 
@@ -198,10 +203,6 @@ test: $(VENV)/.installed-dev ## the whole default suite
 .PHONY: test-long
 test-long: $(VENV)/.installed-dev ## the tests that take minutes
 	$(BIN)/pytest -q -m long
-
-.PHONY: bench
-bench: $(VENV)/.installed-dev ## benchmarks, each a ratio against the stock way and the floor
-	$(PY) -m benchmarks
 
 .PHONY: stop clean
 stop: ## stop the embedded Redis

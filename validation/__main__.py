@@ -1,6 +1,7 @@
 """`python -m validation events | features | training-set NAME | all`: run a gate, print its verdict."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -36,13 +37,14 @@ def features() -> None:
 
 
 @app.command("training-set")
-def training_set(name: Annotated[str, typer.Argument(help="Folder below training_sets/.")]) -> None:
-    """Judge one training set and look for leaks."""
+def training_set(names: Annotated[list[str], typer.Argument(help="Folders below training_sets/.")]) -> None:
+    """Judge training sets and look for leaks."""
     from validation.gates import check_training_set
 
     settings = Settings()
-    clock = settings.workspace.clock
-    _run(f"training set {name}", settings, lambda told: check_training_set(settings, clock(settings.clock), name, told))
+    clock = settings.workspace.clock(settings.clock)
+    for name in names:
+        _run(f"training set {name}", settings, partial(check_training_set, settings, clock, name))
 
 
 @app.command("all")
@@ -52,8 +54,7 @@ def everything() -> None:
 
     events()
     features()
-    for name in training_set_names(Settings().workspace):
-        training_set(name)
+    training_set(training_set_names(Settings().workspace))
 
 
 def _run(title: str, settings: Settings, gate: Callable[[Told], list[SuiteReport]]) -> None:

@@ -51,7 +51,9 @@ def test_the_wall_clock_is_read_in_the_clock_only():
 
 
 def test_nothing_unpickles():
-    pattern = re.compile(r"^\s*(import|from) (pickle|dill|cloudpickle|joblib)\b|torch\.(load|save)\(|allow_pickle=True", re.M)
+    pattern = re.compile(
+        r"^\s*(import|from) (pickle|dill|cloudpickle|joblib)\b|torch\.(load|save)\(|allow_pickle=True", re.M
+    )
     assert [p for p in SOURCES if pattern.search(p.read_text())] == []
 
 
@@ -70,7 +72,9 @@ def test_only_operations_asks_the_truth():
 
 def _tracked_text_files():
     names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    return [ROOT / n for n in names if (ROOT / n).suffix in {".py", ".md", ".yaml", ".toml", ".sql", ".html", ".js", ""}]
+    return [
+        ROOT / n for n in names if (ROOT / n).suffix in {".py", ".md", ".yaml", ".toml", ".sql", ".html", ".js", ""}
+    ]
 
 
 def test_no_file_names_a_path_of_somebodys_machine():

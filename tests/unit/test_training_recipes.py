@@ -35,6 +35,11 @@ def test_the_reference_recipe_is_what_it_says() -> None:
     assert recipe.row_weights == "balanced"
 
 
+def test_a_small_set_is_learned_in_small_batches() -> None:
+    large = COLUMNS | {"post_profile__creator_id": np.zeros(recipes.SMALL_SET_ROWS, dtype=np.int64)}
+    assert recipes.second_stage(COLUMNS).run.loop.batch_size < recipes.second_stage(large).run.loop.batch_size
+
+
 def test_an_unknown_recipe_is_refused_with_the_choices() -> None:
     with pytest.raises(ConfigError, match="choose one of default, reference"):
         recipes.second_stage(COLUMNS, "best")
