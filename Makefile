@@ -19,6 +19,8 @@ export VITRINE_DATASET := $(DATASET)
 export VITRINE_VAR_DIR := $(VAR)
 export PYTHONWARNINGS  := ignore
 export OMP_NUM_THREADS := 2
+# Waiting threads sleep: on a busy machine, spinning ones slow everybody down several times over.
+export OMP_WAIT_POLICY := PASSIVE
 
 VENV := .venv
 BIN  := $(VENV)/bin

@@ -113,6 +113,7 @@ USER_PROFILE = View(
         FeatureField("profile_codes", "ints", "categorical attributes by position, -1 unknown", CODES_LENGTH),
         FeatureField("num_follows", "float", "creators followed"),
         FeatureField("followed_creator_ids", "ints", "creators followed, newest first", FOLLOWED_LENGTH),
+        FeatureField("followed_centroid", "floats", "mean content embedding of the creators followed", CONTENT_DIM),
         FeatureField("registered_at", "int", "first seen, unix seconds"),
     ),
 )
@@ -166,6 +167,7 @@ POST_PROFILE = View(
     "with the catalogue, minutes after publication",
     "What the post is.",
     (
+        FeatureField("post_key", "int", "the post itself, for models that keep a vector per post"),
         FeatureField("creator_id", "int", "creator of the post"),
         FeatureField("topic_id", "int", "leaf topic, -1 unknown"),
         FeatureField("language", "str", "ISO 639 code"),
@@ -242,10 +244,13 @@ CROSS_FIELDS = (
     FeatureField("history_creator_matches", "float", "posts of this creator in the user's history"),
     FeatureField("history_topic_matches", "float", "posts of this topic in the user's history"),
     FeatureField("content_similarity", "float", "cosine of the user's centroid and the post's embedding, null unknown"),
+    FeatureField(
+        "followed_similarity", "float", "cosine of the followed centroid and the post's embedding, null unknown"
+    ),
 )
 
 CROSS_SOURCES: dict[str, tuple[str, ...]] = {
-    "user_profile": ("country", "language", "followed_creator_ids"),
+    "user_profile": ("country", "language", "followed_creator_ids", "followed_centroid"),
     "user_history": ("history_creator_ids", "history_topic_ids", "content_centroid"),
     "user_affinity": (
         "top_creator_ids",

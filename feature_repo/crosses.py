@@ -35,6 +35,9 @@ def cross_features(user: Columns, post: Columns, at_seconds: NDArray[np.float64]
         "history_creator_matches": _matches(user["user_history__history_creator_ids"], creator_ids),
         "history_topic_matches": _matches(user["user_history__history_topic_ids"], topic_ids),
         "content_similarity": _cosine(user["user_history__content_centroid"], post["post_profile__content_embedding"]),
+        "followed_similarity": _cosine(
+            user["user_profile__followed_centroid"], post["post_profile__content_embedding"]
+        ),
     }
     return {f"{CROSS_VIEW}__{name}": values.astype(np.float32, copy=False) for name, values in features.items()}
 

@@ -97,6 +97,7 @@ def user_features(columns: Mapping[str, NDArray[Any]], widths: Widths, history_l
             )
         ),
         Feature("user_history__content_centroid", "user", "embedding", dim=CONTENT_DIM),
+        Feature("user_profile__followed_centroid", "user", "embedding", dim=CONTENT_DIM),
         Feature(
             "user_affinity__top_creator_ids",
             "user",
@@ -177,6 +178,7 @@ def cross_features() -> list[Feature]:
         "is_same_language",
         "is_same_country",
         "content_similarity",
+        "followed_similarity",
     )
     return [Feature(f"user_post_cross__{name}", "cross", "numeric", "log1p") for name in logs] + [
         Feature(f"user_post_cross__{name}", "cross", "numeric") for name in plain

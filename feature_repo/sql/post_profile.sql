@@ -1,6 +1,7 @@
 -- post_profile: the catalogue as it streamed in; no hourly grain, a new post can be read as soon as it is known.
 SELECT
     post_id,
+    post_id AS post_key,
     creator_id,
     topic_id,
     language,

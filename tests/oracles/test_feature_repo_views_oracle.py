@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -139,6 +140,19 @@ def followed_at(log: SmallLog, user: int, hour: datetime) -> set[int]:
     return followed
 
 
+def followed_centroid(log: SmallLog, followed: set[int], hour: datetime) -> Any:
+    """Mean over the creators of the mean embedding of their posts visible at `hour`; None without any."""
+    means = []
+    for creator in followed:
+        shown = [
+            p["content_embedding"] for p in log.tables["posts"] if p["creator_id"] == creator and visible(p) <= hour
+        ]
+        shown = [e for e in shown if e is not None]
+        if shown:
+            means.append(np.mean(shown, axis=0))
+    return pytest.approx(np.mean(means, axis=0).tolist(), abs=1e-5) if means else None
+
+
 def test_user_profiles_hold_the_profile_and_follows_known_by_then(built: tuple[SmallLog, Workspace]) -> None:
     log, workspace = built
     stored = rows(workspace, "user_profile")
@@ -151,6 +165,7 @@ def test_user_profiles_hold_the_profile_and_follows_known_by_then(built: tuple[S
         followed = followed_at(log, row["user_id"], hour)
         assert row["num_follows"] == len(followed)
         assert set(row["followed_creator_ids"]) == followed
+        assert row["followed_centroid"] == followed_centroid(log, followed, hour)
         known = [u for u in log.tables["users"] if u["user_id"] == row["user_id"] and u["known_at"] <= row["event_at"]]
         profile = max(known, key=lambda u: u["known_at"])
         assert (row["country"], row["language"]) == (profile["country"], profile["language"])

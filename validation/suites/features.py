@@ -35,6 +35,7 @@ RANGES: dict[str, Range] = {
     # A post may be ranked a moment before its clock says that it was published.
     "post_age_hours": (-1.0, None),
     "content_similarity": (-1.001, 1.001),
+    "followed_similarity": (-1.001, 1.001),
     "history_creator_matches": (0.0, None),
     "history_topic_matches": (0.0, None),
 }
