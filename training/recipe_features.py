@@ -167,6 +167,12 @@ def post_features(columns: Mapping[str, NDArray[Any]], widths: Widths) -> list[F
     ]
 
 
+def post_identity(columns: Mapping[str, NDArray[Any]], widths: Widths) -> Feature:
+    """The post itself, in the table that the history's posts share."""
+    rows = table_rows(columns["post_profile__post_key"], columns["user_history__history_post_ids"])
+    return Feature("post_profile__post_key", "post", "categorical", table="post", num_rows=rows, dim=widths.post)
+
+
 def cross_features() -> list[Feature]:
     """What user and post have in common at the moment of ranking."""
     logs = ("post_age_hours", "history_creator_matches", "history_topic_matches")
@@ -190,7 +196,9 @@ def recipe_columns(has_crosses: bool) -> tuple[str, ...]:
     unsized: Mapping[str, NDArray[Any]] = defaultdict(lambda: np.zeros(1, dtype=np.int64))
     widths = Widths()
     features = user_features(unsized, widths, 1) + post_features(unsized, widths)
-    return tuple(sorted(f.name for f in features + (cross_features() if has_crosses else [])))
+    if has_crosses:
+        features += [post_identity(unsized, widths), *cross_features()]
+    return tuple(sorted(f.name for f in features))
 
 
 def _creator_rows(columns: Mapping[str, NDArray[Any]]) -> int:

@@ -36,8 +36,17 @@ def test_the_reference_recipe_is_what_it_says() -> None:
 
 
 def test_a_small_set_is_learned_in_small_batches() -> None:
-    large = COLUMNS | {"post_profile__creator_id": np.zeros(recipes.SMALL_SET_ROWS, dtype=np.int64)}
+    large = COLUMNS | {"post_profile__post_key": np.zeros(recipes.SMALL_SET_ROWS, dtype=np.int64)}
     assert recipes.second_stage(COLUMNS).run.loop.batch_size < recipes.second_stage(large).run.loop.batch_size
+
+
+@pytest.mark.parametrize(("rows_per_post", "is_learned"), [(recipes.ROWS_PER_POST, True), (1, False)])
+def test_a_post_gets_a_vector_of_its_own_where_it_is_seen_often_enough(rows_per_post: int, is_learned: bool) -> None:
+    columns = COLUMNS | {"post_profile__post_key": np.repeat(np.arange(7), rows_per_post)}
+    names = {f.name for f in recipes.second_stage(columns).features}
+    assert {"post_profile__post_key", "user_history__history_post_ids"} <= names or not is_learned
+    assert ("post_profile__post_key" in names) is is_learned
+    assert ("user_history__history_post_ids" in names) is is_learned
 
 
 def test_an_unknown_recipe_is_refused_with_the_choices() -> None:

@@ -1,0 +1,1 @@
+"""Above all rooms: the funnel measured in the world whose truth is known, and what state a workspace is in."""

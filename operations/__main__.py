@@ -1,0 +1,75 @@
+"""`python -m operations COMMAND`: closed-loop evaluation and the state of the workspace."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from core.errors import VitrineError
+from core.logs import configure_logs
+from core.settings import Settings
+
+# Everything heavy is imported inside the command that needs it, so that status starts at once.
+
+app = typer.Typer(
+    help="The funnel judged in the world whose truth is known, and what state a workspace is in.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+console = Console(stderr=True)
+
+
+@contextmanager
+def _told() -> Iterator[Settings]:
+    """Settings for a command whose deliberate errors become one line and exit code 1."""
+    try:
+        settings = Settings()
+        configure_logs("WARNING" if settings.log_level == "INFO" else settings.log_level)
+        yield settings
+    except VitrineError as error:
+        console.print(f"[red]{type(error).__name__}[/red]: ", end="")
+        console.print(str(error), markup=False, highlight=False)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def evaluate(
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Draws of users and requests.")] = 5,
+    users: Annotated[int, typer.Option(min=1, help="Held-out users per seed.")] = 250,
+    retrain: Annotated[
+        bool, typer.Option("--retrain/--no-retrain", help="Train the three models anew for every seed.")
+    ] = False,
+) -> None:
+    """True value per impression of the funnel, its baselines and the oracle, over held-out users of the world."""
+    with _told() as settings:
+        from operations.evaluate import EvaluationConfig
+        from operations.evaluation_run import run_evaluation
+
+        line = run_evaluation(settings, EvaluationConfig(seeds, users, is_retrained=retrain), Console())
+        sys.stdout.write(json.dumps(line) + "\n")
+
+
+@app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable instead of a table.")] = False,
+) -> None:
+    """What is where: freshness of data and features, models, gates, disk, and what is degraded or missing."""
+    with _told() as settings:
+        from operations.status import status_table, workspace_status
+
+        found = workspace_status(settings)
+        if as_json:
+            sys.stdout.write(json.dumps(found.to_json()) + "\n")
+            return
+        out = Console()
+        out.print(status_table(found, f"workspace {settings.workspace.root}"))
+        for name, parts in (("degraded", found.degraded), ("missing", found.missing)):
+            out.print(f"{name}: {', '.join(parts) or 'nothing'}", markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    app()
