@@ -61,7 +61,7 @@ def _word(name: str, side: Side, table: str, width: int) -> Feature:
 
 def user_features(columns: Mapping[str, NDArray[Any]], widths: Widths, history_length: int) -> list[Feature]:
     """Who asks, what they did, and the circumstances of the request."""
-    posts = table_rows(columns["user_history__history_post_ids"])
+    posts = _post_rows(columns)
     creators = _creator_rows(columns)
     topics = _topic_rows(columns)
     return [
@@ -169,8 +169,9 @@ def post_features(columns: Mapping[str, NDArray[Any]], widths: Widths) -> list[F
 
 def post_identity(columns: Mapping[str, NDArray[Any]], widths: Widths) -> Feature:
     """The post itself, in the table that the history's posts share."""
-    rows = table_rows(columns["post_profile__post_key"], columns["user_history__history_post_ids"])
-    return Feature("post_profile__post_key", "post", "categorical", table="post", num_rows=rows, dim=widths.post)
+    return Feature(
+        "post_profile__post_key", "post", "categorical", table="post", num_rows=_post_rows(columns), dim=widths.post
+    )
 
 
 def cross_features() -> list[Feature]:
@@ -199,6 +200,12 @@ def recipe_columns(has_crosses: bool) -> tuple[str, ...]:
     if has_crosses:
         features += [post_identity(unsized, widths), *cross_features()]
     return tuple(sorted(f.name for f in features))
+
+
+def _post_rows(columns: Mapping[str, NDArray[Any]]) -> int:
+    """Rows of the table that history and candidates share; the towers' columns have no candidate key."""
+    candidates = [columns["post_profile__post_key"]] if "post_profile__post_key" in columns else []
+    return table_rows(columns["user_history__history_post_ids"], *candidates)
 
 
 def _creator_rows(columns: Mapping[str, NDArray[Any]]) -> int:
