@@ -52,12 +52,14 @@ $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: requirements.lock pyproject.toml | $(VENV)/bin/pip
-	$(BIN)/pip install --disable-pip-version-check --quiet --progress-bar on --no-deps -r requirements.lock
-	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@echo "installing $$(grep -c == requirements.lock) locked packages into $(VENV), 2 to 4 minutes"
+	@$(BIN)/pip install --disable-pip-version-check --quiet --no-deps -r requirements.lock
+	@$(BIN)/pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
-	$(BIN)/pip install --disable-pip-version-check --quiet --progress-bar on --no-deps -r requirements-dev.lock
+	@echo "installing $$(grep -c == requirements-dev.lock) packages for checks and tests"
+	@$(BIN)/pip install --disable-pip-version-check --quiet --no-deps -r requirements-dev.lock
 	@touch $@
 
 # ---------------------------------------------------------------- 1 what happened
