@@ -60,8 +60,10 @@ def share(source: Workspace, scratch: Workspace) -> None:
 def _train(scratch: Settings, seed: int, say: Say) -> None:
     """The stages of the pipeline that depend on the seed, in its order."""
     options = TrainOptions(seed=seed)
+    configs = set_configs(scratch.workspace.manifest())
     for kind in ("retrieval", "second_stage"):
         say(f"training {kind}")
+        build_set(scratch, configs[kind], _silent)  # the shared one, unless what recipes read has changed since
         train_stage(scratch, kind, options)
     say("index")
     build_index(scratch, _silent)
