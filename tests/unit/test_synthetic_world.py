@@ -11,6 +11,7 @@ import pytest
 from core.errors import ConfigError, MissingStageError
 from core.schema import HEADS, TABLES
 from core.workspace import Workspace
+from events.journal import Journal, JournalEvent
 from events.log import replace_all
 from events.synthetic.config import PRESETS
 from events.synthetic.follows import Ties
@@ -172,3 +173,21 @@ def test_the_log_is_written_by_the_ordinary_writer(tmp_path):
 def test_truth_has_one_column_per_head():
     _, truth = small_world()
     assert truth.probabilities(np.arange(3), np.arange(3), 1.7e9).shape == (3, len(HEADS))
+
+
+def test_events_posted_to_another_world_are_set_aside(tmp_path):
+    workspace = Workspace(tmp_path / "world")
+    first = generate(small_config(), workspace)
+    hide = JournalEvent("e1", "hide", 3, first.last_event_at, first.last_event_at, post_id=5)
+    journal = Journal(workspace.journal)
+    journal.append([hide])
+    journal.close()
+
+    generate(small_config(), workspace)
+    assert workspace.journal.exists()
+
+    generate(replace(small_config(), seed=1), workspace)
+    assert not workspace.journal.exists()
+    kept = Journal(workspace.root / f"journal-{first.data_version}.db")
+    assert [event.event_id for _, event in kept.since(0, 10)] == ["e1"]
+    kept.close()
