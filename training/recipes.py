@@ -96,7 +96,7 @@ def second_stage(columns: Columns, name: str = "default", seed: int = 0, quick: 
         features = [f for f in features if f.name != "user_history__history_post_ids"]
     base = SecondStageRun(network=network)
     if len(post_keys) < SMALL_SET_ROWS:
-        small = replace(base.loop, batch_size=256, max_epochs=2, learning_rate=1e-3)
+        small = replace(base.loop, batch_size=256, learning_rate=1e-3, table_learning_rate=0.02)
         base = SecondStageRun(network=replace(network, dropout=0.2), loop=small)
     run = replace(base, loop=_checked(name, quick, base.loop))
     return Recipe("second_stage", name, (*features, *cross_features()), run, _weights(name), seed)
