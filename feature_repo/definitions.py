@@ -100,51 +100,35 @@ def _features(view: FeatureView) -> FeatureView:
     return view[[f.name for f in view.features if f.name not in _EXCLUDED]]
 
 
+_OF_ONE_SIDE = [
+    _features(user_profile),
+    user_activity,
+    user_history,
+    user_affinity,
+    post_profile,
+    post_activity,
+    creator_profile,
+    creator_activity,
+]
+"""What is known of a user alone or of a post alone."""
+
 retrieval_v1 = FeatureService(
     name="retrieval_v1",
-    features=[
-        _features(user_profile),
-        user_activity,
-        user_history,
-        user_affinity,
-        post_profile,
-        post_activity,
-        creator_profile,
-        creator_activity,
-    ],
+    features=_OF_ONE_SIDE,
     description="Inputs of the two towers: what is known of the user alone and of the post alone.",
     tags={"stage": "retrieval"},
 )
 
 first_stage_v1 = FeatureService(
     name="first_stage_v1",
-    features=[
-        _features(user_profile),
-        user_activity,
-        user_history,
-        user_affinity,
-        post_profile,
-        post_activity,
-        creator_profile,
-        creator_activity,
-    ],
+    features=_OF_ONE_SIDE,
     description="Inputs of the first stage, whose towers are cached: the same columns as retrieval.",
     tags={"stage": "first_stage"},
 )
 
 second_stage_v1 = FeatureService(
     name="second_stage_v1",
-    features=[
-        _features(user_profile),
-        user_activity,
-        user_history,
-        user_affinity,
-        post_profile,
-        post_activity,
-        creator_profile,
-        creator_activity,
-        user_post_cross,
-    ],
+    features=[*_OF_ONE_SIDE, user_post_cross],
     description="Inputs of the second stage: everything, the cross features of user and post included.",
     tags={"stage": "second_stage"},
 )
