@@ -23,6 +23,9 @@ SPARSE_GRADIENT_ROWS = 500_000
 class Tables(Protocol):
     """What a network asks of its embedding tables."""
 
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The trainable weights."""
+
     def pool(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Mean vector per row and feature, [B, D]; a row without entries gives zeros."""
 
@@ -184,9 +187,17 @@ def _choose_gradients(modules: Any, tables: Sequence[Table]) -> None:
         modules[t.name].sparse = t.num_rows >= SPARSE_GRADIENT_ROWS
 
 
+def table_modules(module: nn.Module) -> dict[str, Tables]:
+    """The embedding tables inside a network, by their place in it."""
+    kinds = (PlainTables, PooledTables, EntryTables)
+    return {name: part for name, part in module.named_modules() if isinstance(part, kinds)}
+
+
 def export_state(module: nn.Module) -> dict[str, Tensor]:
     """Weights of a network under the names its inference twin has, detached and contiguous."""
-    tables: Tables = module.tables  # type: ignore[assignment]
-    state = {name: value for name, value in module.state_dict().items() if not name.startswith("tables.")}
-    state |= {f"tables.{name}": value for name, value in tables.export().items()}
+    tables = table_modules(module)
+    prefixes = tuple(f"{place}." for place in tables)
+    state = {name: value for name, value in module.state_dict().items() if not name.startswith(prefixes)}
+    for place, part in tables.items():
+        state |= {f"{place}.{name}": value for name, value in part.export().items()}
     return {name: value.detach().clone().contiguous() for name, value in state.items()}

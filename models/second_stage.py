@@ -1,7 +1,8 @@
 """The second stage: a multi-task multi-label network that predicts every engagement of a user with a post.
 
-Embeddings of ids, target attention over the user's history, low-rank cross layers (DCN-v2), a shared
-trunk (or a mixture of experts) and one tower per head.
+Embeddings of ids, binned numeric inputs, target attention over the user's history, low-rank cross layers
+(DCN-v2), a shared trunk (or a mixture of experts) and one tower per head. Several such networks, trained
+on the same batches from different starts, may be averaged.
 Legend: B rows, L entries of history, D width of history and target, W inputs, E experts, H heads.
 Source: Wang et al., DCN V2, WWW 2021; Zhou et al., DIN, KDD 2018; Ma et al., MMoE, KDD 2018.
 """
@@ -14,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.schema import HEADS
+from models.bins import NumericBins
 from models.embeddings import EntryTables, PlainTables
 from models.encode import EncodedSide
-from models.features import Feature, FeatureSpec
+from models.features import SIDES, Feature, FeatureSpec, Side
 from models.inputs import dense_width, indexed_rows
 
 
@@ -33,6 +35,8 @@ class SecondStageConfig:
     """1 is a shared bottom; more is a multi-gate mixture of experts."""
     dropout: float = 0.1
     history_length: int = 20
+    num_networks: int = 1
+    """More than one are averaged: what a small training set leaves to chance then cancels out."""
 
 
 class TargetAttention(nn.Module):
@@ -111,7 +115,37 @@ class CrossLayers(nn.Module):
 
 
 class SecondStage(nn.Module):
-    """Logits of all heads for matched rows, or for one user and many posts."""
+    """Logits of all heads for matched rows, or for one user and many posts: the mean of its networks."""
+
+    def __init__(self, spec: FeatureSpec, config: SecondStageConfig, *, is_training: bool) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(
+            Network(spec, config, is_training=is_training) for _ in range(config.num_networks)
+        )
+
+    def forward(self, user: EncodedSide, post: EncodedSide, cross: EncodedSide) -> Tensor:
+        """Logits [B, H]. `user` may have one row, which then meets all B posts."""
+        return torch.stack(self.each(user, post, cross)).mean(0)
+
+    def each(self, user: EncodedSide, post: EncodedSide, cross: EncodedSide) -> list[Tensor]:
+        """Logits [B, H] of every network."""
+        return [network(user, post, cross) for network in self._networks()]
+
+    def start_from(self, user: EncodedSide, post: EncodedSide, cross: EncodedSide, rates_H: Tensor) -> None:
+        """Sets what training rows decide before the first step: bin edges, and biases at each head's rate."""
+        sides: dict[Side, EncodedSide] = {"user": user, "post": post, "cross": cross}
+        for network in self._networks():
+            for side, bins in network.side_bins().items():
+                bins.fit_edges(sides[side].numeric)
+            with torch.no_grad():
+                network.bias_H.copy_(rates_H.logit())
+
+    def _networks(self) -> list["Network"]:
+        return list(self.networks)  # type: ignore[arg-type]
+
+
+class Network(nn.Module):
+    """One network of the second stage."""
 
     def __init__(self, spec: FeatureSpec, config: SecondStageConfig, *, is_training: bool) -> None:
         super().__init__()
@@ -122,8 +156,9 @@ class SecondStage(nn.Module):
         self.attention = nn.ModuleList(
             TargetAttention(spec, tuple(f for f in sequences if f.group == group)) for group in groups
         )
-        self.pooled = {side: [f for f in spec.side(side) if f.is_indexed and not f.group] for side in ("user", "post")}
-        width = sum(dense_width(spec, side) for side in ("user", "post", "cross"))
+        self.pooled = {side: [f for f in spec.side(side) if f.is_indexed and not f.group] for side in SIDES}
+        self.bins = nn.ModuleDict({side: NumericBins(spec.numeric_width(side)) for side in SIDES})
+        width = sum(dense_width(spec, side) + bins.width for side, bins in self.side_bins().items())
         width += sum(f.dim for features in self.pooled.values() for f in features)
         width += sum(block.width for block in self.attention)  # type: ignore[misc]
         self.cross = CrossLayers(width, config.cross_rank, config.num_cross_layers)
@@ -141,15 +176,18 @@ class SecondStage(nn.Module):
         vectors = self.tables.embed(rows) if rows else {}
         num_rows = post.num_rows
         parts = [self._side("user", user, vectors, rows).expand(num_rows, -1), self._side("post", post, vectors, rows)]
-        parts += [cross.numeric.expand(num_rows, -1), cross.embeddings.expand(num_rows, -1)]
+        parts.append(self._side("cross", cross, vectors, rows).expand(num_rows, -1))
         parts += [block(vectors, rows) for block in self.attention]
         x_BW = self.cross(torch.cat(parts, dim=1))
         return self._heads(x_BW)
 
+    def side_bins(self) -> dict[Side, NumericBins]:
+        return {side: self.bins[side] for side in SIDES}  # type: ignore[misc]
+
     def _side(
-        self, side: str, encoded: EncodedSide, vectors: Mapping[str, Tensor], rows: Mapping[str, Tensor]
+        self, side: Side, encoded: EncodedSide, vectors: Mapping[str, Tensor], rows: Mapping[str, Tensor]
     ) -> Tensor:
-        parts = [encoded.numeric, encoded.embeddings]
+        parts = [encoded.numeric, self.bins[side](encoded.numeric), encoded.embeddings]
         for f in self.pooled[side]:
             if f.kind == "categorical":
                 parts.append(vectors[f.name].squeeze(1))

@@ -195,6 +195,7 @@ def evaluate(
         list[str] | None, typer.Option("--head", help="Heads to compare; default the frequent ones.")
     ] = None,
     seed: Seed = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of the second stage and of LightGBM.")] = 1,
 ) -> None:
     """Compare the champions with popularity, item-to-item and LightGBM on the same rows."""
     with _told() as settings:
@@ -205,10 +206,10 @@ def evaluate(
 
         chosen = tuple(heads) if heads else frequent_heads(load_set(settings.workspace.training_sets, "second_stage"))
         with _bar("Evaluating") as bar:
-            found = compare(settings, chosen, bar.says, seed)
+            found = compare(settings, chosen, bar.says, seed, seeds)
         for table in record_evaluation(settings, found, chosen):
             console.print(table)
-        _result({"ranking": found.ranking, "retrieval": found.retrieval, "rows": found.rows})
+        _result({"ranking": found.ranking.mean, "spread": found.ranking.spread, "retrieval": found.retrieval})
 
 
 if __name__ == "__main__":

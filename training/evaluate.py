@@ -1,14 +1,12 @@
 """Offline evaluation: the models beside their baselines on the same rows, in one table per task.
 
-Ranking: second stage against LightGBM on the test rows, per head AUC, NE, calibration and GAUC.
-Where the log is split by days, each test day is scored after recalibration on the last day known before it.
+Ranking: second stage against LightGBM on the test rows (compare_ranking.py).
 Retrieval: share of test positives among the first k of the whole catalogue as of the test's start.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +15,9 @@ from core.errors import BundleError, ConfigError
 from core.schema import HEADS
 from core.settings import Settings
 from models.bundle import RetrievalBundle, load_bundle
-from models.calibration import apply_calibrators, fit_calibrators
-from models.metrics import head_metrics
-from training.baselines import ItemToItem, LightGbmConfig, fit_lightgbm, lightgbm_columns, popularity_scores
+from training.baselines import ItemToItem, popularity_scores
 from training.catalogue import build_catalogue
+from training.compare_ranking import Ranking, compare_ranking
 from training.examples import Examples
 from training.index import post_vectors
 from training.labels import positive_values
@@ -29,7 +26,6 @@ from training.publish import champion_bundle
 from training.recipe_features import FREQUENT_HEADS
 from training.set_files import ExampleSet, load_set
 from training.splits import DAY_SECONDS, SplitConfig, TimeSplit, time_split
-from training.train import load_second_stage, predict_logits
 
 RECALL_AT = (50, 100, 500)
 RECALL_QUERIES = 3_000
@@ -42,14 +38,14 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics by model and name; `rows` counts what they were measured on."""
+    """Metrics by model and name; `queries` counts what retrieval was measured on."""
 
-    ranking: Mapping[str, Metrics]
+    ranking: Ranking
     retrieval: Mapping[str, Metrics]
-    rows: Mapping[str, int]
+    queries: int
 
 
-def evaluate(settings: Settings, heads: Sequence[str], told: Told, seed: int = 0) -> Evaluation:
+def evaluate(settings: Settings, heads: Sequence[str], told: Told, seed: int = 0, num_seeds: int = 1) -> Evaluation:
     """Both tables for the champions. Raises MissingStageError when a set or a champion is not there."""
     unknown = sorted(set(heads) - set(HEADS))
     if unknown:
@@ -57,87 +53,10 @@ def evaluate(settings: Settings, heads: Sequence[str], told: Told, seed: int = 0
     data = settings.workspace.manifest()
     second_stage = load_set(settings.workspace.training_sets, "second_stage")
     split = time_split(data.first_event_at, data.last_event_at, SplitConfig(**second_stage.manifest.config["split"]))
-    ranking, rows = evaluate_ranking(settings, second_stage, split, heads, told, seed)
+    ranking = compare_ranking(settings, second_stage, split, heads, told, seed, num_seeds)
     retrieval_set = load_set(settings.workspace.training_sets, "retrieval")
     retrieval, queries = evaluate_retrieval(settings, retrieval_set, split, told)
-    return Evaluation(ranking, retrieval, {"ranking_test": rows, "retrieval_queries": queries})
-
-
-def evaluate_ranking(
-    settings: Settings, example_set: ExampleSet, split: TimeSplit, heads: Sequence[str], told: Told, seed: int
-) -> tuple[dict[str, Metrics], int]:
-    """Metrics per model on the test rows, and their number. LightGBM learns from the second stage's rows."""
-    bundle = load_second_stage(champion_bundle(settings, "second_stage"))
-    if bundle.manifest["versions"].get("set_id") != example_set.manifest.set_id:
-        raise BundleError(
-            f"second stage {bundle.bundle_id} was trained on set {bundle.manifest['versions'].get('set_id')}, the set "
-            f"on disk is {example_set.manifest.set_id}; run `python -m training second-stage`"
-        )
-    train, later, test = (example_set.examples(s) for s in ("train", "calibration", "test"))
-    has_own = bool(example_set.manifest.rows_by_split.get("validation"))
-    validation = example_set.examples("validation") if has_own else later
-    chosen = [HEADS.index(head) for head in heads]
-    mine = [bundle.heads.index(head) for head in heads]
-    told("second stage")
-    parts = (later, test)
-    base = np.array([np.nanmean(train.labels[:, c]) for c in chosen])
-    logits: dict[str, list[NDArray[Any]]] = {
-        "second stage": [predict_logits(bundle, part.columns)[:, mine] for part in parts],
-        "LightGBM": [np.empty((part.num_rows, len(heads))) for part in parts],
-        "popularity": [_popularity_logits(part, heads) for part in parts],
-        "base rate": [np.tile(_logit(base), (part.num_rows, 1)) for part in parts],
-    }
-    names = lightgbm_columns(train.columns)
-    config = LightGbmConfig(num_threads=settings.num_threads, seed=seed)
-    for h, head in enumerate(heads):
-        told(f"LightGBM {head}")
-        model = fit_lightgbm(train, validation, chosen[h], names, config)
-        for part, scores in zip(parts, logits["LightGBM"], strict=True):
-            scores[:, h] = _logit(model.probabilities(part.columns))
-    found = {
-        name: head_metrics(
-            test.labels[:, chosen],
-            recalibrated_by_day(later, test, later_logits, test_logits, chosen, split),
-            heads,
-            test.user_ids,
-            test.weights,
-        )
-        for name, (later_logits, test_logits) in logits.items()
-    }
-    return found, test.num_rows
-
-
-def recalibrated_by_day(
-    later: Examples,
-    test: Examples,
-    later_logits: NDArray[Any],
-    test_logits: NDArray[Any],
-    label_columns: Sequence[int],
-    split: TimeSplit,
-) -> NDArray[np.float64]:
-    """Probabilities of the test rows [N, H]; each day's calibrators know the day before it and nothing later."""
-    at = np.concatenate([later.served_at, test.served_at])
-    logits = np.concatenate([later_logits, test_logits])
-    labels = np.concatenate([later.labels, test.labels])[:, label_columns]
-    probabilities = np.empty(test_logits.shape, dtype=np.float64)
-    for day_from in np.arange(split.test_from, split.test_until, DAY_SECONDS):
-        is_known = (at >= day_from - DAY_SECONDS) & (at < day_from)
-        is_day = (test.served_at >= day_from) & (test.served_at < day_from + DAY_SECONDS)
-        calibrators = fit_calibrators(logits[is_known], labels[is_known])
-        probabilities[is_day] = apply_calibrators(test_logits[is_day], calibrators)
-    return probabilities
-
-
-def _logit(p: NDArray[Any]) -> NDArray[np.float64]:
-    clipped = np.clip(np.asarray(p, dtype=np.float64), 1e-6, 1 - 1e-6)
-    logits: NDArray[np.float64] = np.log(clipped) - np.log1p(-clipped)
-    return logits
-
-
-def _popularity_logits(part: Examples, heads: Sequence[str]) -> NDArray[np.float64]:
-    """The post's own smoothed rate so far as its score; a post nobody saw has the prior's, here 0.5 % odds."""
-    rates = [np.nan_to_num(part.columns[f"post_activity__rate_{head}_total"], nan=0.005) for head in heads]
-    return _logit(np.stack(rates, axis=1))
+    return Evaluation(ranking, retrieval, queries)
 
 
 def evaluate_retrieval(

@@ -106,11 +106,15 @@ def fit_second_stage(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = SecondStage(spec, network, is_training=True)
-        _start_at_base_rates(module, encoded)
+        # A bias at the head's log odds: rare heads then need not learn their rate first.
+        rates_H = encoded.labels.nanmean(0).nan_to_num(0.5).clamp(1e-5, 1 - 1e-5)
+        module.start_from(encoded.user, encoded.post, encoded.cross, rates_H)
 
         def loss_of(rows: Tensor) -> Tensor:
             batch = encoded.take(rows)
-            return masked_bce(module(batch.user, batch.post, batch.cross), batch.labels, head_weights_H, batch.weights)
+            logits = module.each(batch.user, batch.post, batch.cross)
+            losses = [masked_bce(found, batch.labels, head_weights_H, batch.weights) for found in logits]
+            return torch.stack(losses).mean()
 
         def validate() -> dict[str, float]:
             logits = torch.from_numpy(predict_logits(module, valid_encoded))
@@ -129,10 +133,3 @@ def fit_second_stage(
         None if valid.weights is None else valid.weights[valid_rows],
     )
     return FittedModel("second_stage", module, spec, network, network.heads, calibrators, history, metrics)
-
-
-def _start_at_base_rates(module: SecondStage, encoded: EncodedExamples) -> None:
-    """Sets the output biases to the log odds of each head's rate, so that rare heads need not learn it."""
-    rates = encoded.labels.nanmean(0).nan_to_num(0.5).clamp(1e-5, 1 - 1e-5)
-    with torch.no_grad():
-        module.bias_H.copy_(rates.logit())

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from models.bundle import BundleKind, save_bundle
 from models.calibration import Calibrator
+from models.embeddings import table_modules
 from models.features import FeatureSpec
 
 Progress = Callable[[int, int], None]
@@ -159,8 +160,9 @@ def run_training(
     per_epoch = num_batches(num_units, size)
     steps = per_epoch * config.max_epochs
     validate_every = max(1, per_epoch // config.validations_per_epoch)
-    tables = [p for name, p in module.named_parameters() if name.startswith("tables.")]
-    dense = [p for name, p in module.named_parameters() if not name.startswith("tables.")]
+    tables = [p for part in table_modules(module).values() for p in part.parameters()]
+    is_table = {id(p) for p in tables}
+    dense = [p for p in module.parameters() if id(p) not in is_table]
     optimisers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(dense, lr=config.learning_rate, weight_decay=config.weight_decay)
     ]

@@ -58,10 +58,7 @@ def train_stage(settings: Settings, kind: Kind, options: TrainOptions, progress:
     Nothing is trained when neither the set nor the recipe changed since the last time, unless forced.
     """
     example_set = load_set(settings.workspace.training_sets, kind)
-    train, validation = _part(example_set, "train"), _validation(example_set)
-    if options.is_quick:
-        train, validation = (part.take(spaced_rows(part.num_rows, QUICK_ROWS)) for part in (train, validation))
-    recipe = _RECIPES[kind](train.columns, options.recipe, options.seed, options.is_quick)
+    train, validation, recipe = _prepared(example_set, kind, options)
     config = recipe.config() | {"is_quick": options.is_quick, "training_set": example_set.manifest.config}
     trained_from = training_id(config, example_set.manifest)
     last = None if options.is_forced else unchanged(settings, kind, trained_from)
@@ -72,6 +69,20 @@ def train_stage(settings: Settings, kind: Kind, options: TrainOptions, progress:
     with tempfile.TemporaryDirectory() as folder:
         findings = _findings(Path(folder), fitted, bundle, example_set, validation, options)
         return publish(settings, fitted, config, example_set.manifest, bundle, findings)
+
+
+def fit_stage(settings: Settings, kind: Kind, options: TrainOptions, progress: Progress | None = None) -> FittedModel:
+    """The trained model of `kind`, nowhere published. Raises MissingStageError without its set."""
+    example_set = load_set(settings.workspace.training_sets, kind)
+    train, validation, recipe = _prepared(example_set, kind, options)
+    return _fit(recipe, train, validation, example_set, settings, progress)
+
+
+def _prepared(example_set: ExampleSet, kind: Kind, options: TrainOptions) -> tuple[Examples, Examples, Recipe]:
+    train, validation = _part(example_set, "train"), _validation(example_set)
+    if options.is_quick:
+        train, validation = (part.take(spaced_rows(part.num_rows, QUICK_ROWS)) for part in (train, validation))
+    return train, validation, _RECIPES[kind](train.columns, options.recipe, options.seed, options.is_quick)
 
 
 def _part(example_set: ExampleSet, split: str) -> Examples:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from core.schema import HEADS
-from training.evaluate import recalibrated_by_day, recall, retrieval_queries
+from training.compare_ranking import recalibrated_by_day
+from training.evaluate import recall, retrieval_queries
 from training.examples import Examples
 from training.splits import DAY_SECONDS, TimeSplit
 

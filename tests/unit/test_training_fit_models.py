@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from core.schema import HEADS
 from models.first_stage import FirstStageConfig, build_first_stage
@@ -11,8 +12,9 @@ from tests.planted_examples import examples, spec_of
 from training.examples import Examples
 from training.fit_first_stage import FirstStageRun, fit_first_stage, select_labels
 from training.fit_retrieval import RetrievalConfig, fit_retrieval, task_labels
-from training.fit_second_stage import SecondStageRun, fit_second_stage
+from training.fit_second_stage import SecondStageRun, encode_examples, fit_second_stage
 from training.loop import LoopConfig
+from training.train import load_second_stage, predict_logits
 
 LOOP = LoopConfig(batch_size=256, max_epochs=1, validations_per_epoch=1)
 NETWORK = SecondStageConfig(cross_rank=4, trunk=(16, 8), head_hidden=4, history_length=4)
@@ -37,6 +39,18 @@ def test_a_mixture_of_experts_trains_and_is_saved(data, tmp_path):
     run = SecondStageRun(replace(NETWORK, num_experts=3), LOOP)
     fitted = fit_second_stage(data, data, data, spec_of(data), run, 0, None, 1)
     assert fitted.save(tmp_path, {}).is_dir()
+
+
+def test_averaged_networks_differ_and_are_served_as_their_mean(data, tmp_path):
+    run = SecondStageRun(replace(NETWORK, num_networks=2), LOOP)
+    fitted = fit_second_stage(data, data, data, spec_of(data), run, 0, None, 1)
+    encoded = encode_examples(fitted.spec, data, fitted.heads)
+    with torch.no_grad():
+        first, second = fitted.module.each(encoded.user, encoded.post, encoded.cross)
+        mean = (first + second) / 2
+    assert (first - second).abs().max() > 1e-3
+    served = load_second_stage(fitted.save(tmp_path, {}))
+    np.testing.assert_allclose(predict_logits(served, data.columns), mean.numpy(), atol=1e-5)
 
 
 def test_an_unknown_head_is_named(data):
