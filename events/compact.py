@@ -1,13 +1,14 @@
-"""From the journal to the log: what was posted over HTTP becomes rows that features and training read.
+"""From the journal to the log: what was served and posted over HTTP becomes rows that features and training read.
 
-Safe to stop anywhere and to run again: rows keep their event ids, the log admits each once, and the place up to
-which the journal is in the log is written last, inside the log, so that a replaced log takes the journal anew.
+Safe to stop anywhere and to run again: rows keep their ids, the log admits each once, and the place up to which
+the journal is in the log is written last, inside the log, so that a replaced log takes the journal anew.
 """
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,10 +19,14 @@ from core.schema import ENGAGEMENT_KINDS, TABLES
 from core.workspace import Workspace
 from events.journal import IMPRESSION, UNFOLLOW, Journal, JournalEvent
 from events.lock import exclusive
-from events.log import JOURNAL_PLACE, append, count_rows
+from events.log import JOURNAL_PLACE, REQUESTS_UNTIL, append, count_rows
 from events.quarantine import quarantine
+from events.served import ServedLog, ServedPage
 
 GATE = "journal"
+KEEP = timedelta(days=90)
+"""How long the journal keeps what the log holds too; what users asked of their feed it keeps for good."""
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_AHEAD = timedelta(minutes=5)
 """How far an event may lie ahead of its arrival: phones' clocks are a little off."""
 
@@ -36,9 +41,14 @@ class CompactReport:
 
 
 def compact(workspace: Workspace, batch: int = 50_000) -> CompactReport:
-    """A report of moving every new journal event into the log."""
+    """A report of moving every new journal event, and every request served since, into the log.
+
+    What lies in the log and is older than anything serving asks the journal for leaves the journal.
+    """
     written: dict[str, int] = {}
     num_events = num_refused = 0
+    if workspace.served.exists():
+        written |= _move_requests(workspace, batch)
     if not workspace.journal.exists():
         return CompactReport(0, written, 0)
     with exclusive(workspace.log.parent, workspace.log.name), Journal(workspace.journal) as journal:
@@ -54,7 +64,36 @@ def compact(workspace: Workspace, batch: int = 50_000) -> CompactReport:
             _advance_manifest(workspace, taken, place)
             write_atomically(workspace.log / JOURNAL_PLACE, json.dumps({"place": place}))
             num_events += len(rows)
+        if num_events:
+            journal.prune(_place(workspace.log), KEEP)
     return CompactReport(num_events, written, num_refused)
+
+
+def _move_requests(workspace: Workspace, batch: int) -> dict[str, int]:
+    """Rows written to `requests`: one per served page that the log does not hold yet."""
+    mark = workspace.log / REQUESTS_UNTIL
+    since = datetime.fromisoformat(json.loads(mark.read_text())["until"]) if mark.exists() else EPOCH
+    num_written = 0
+    with exclusive(workspace.log.parent, workspace.log.name), closing(ServedLog(workspace.served)) as served:
+        # Several servers write, so a page may arrive a little after a later one; the log drops what it has.
+        after = (max(since - MAX_AHEAD, EPOCH), 0)
+        while pages := served.pages_after(after, batch):
+            num_written += append(workspace.log, "requests", _requests(pages), source="journal").num_written
+            after = (pages[-1].requested_at, pages[-1].request_id)
+        write_atomically(mark, json.dumps({"until": max(since, after[0]).isoformat()}))
+    return {"requests": num_written} if num_written else {}
+
+
+def _requests(pages: Sequence[ServedPage]) -> pa.Table:
+    """Pages as rows of `requests`; the visit is the session."""
+    given = {
+        "session_id": [page.visit_id for page in pages],
+        "event_at": [page.requested_at for page in pages],
+        "known_at": [page.requested_at for page in pages],
+    }
+    schema = TABLES["requests"].arrow
+    columns = {name: given.get(name) or [getattr(page, name) for page in pages] for name in schema.names}
+    return pa.table({f.name: pa.array(columns[f.name], f.type) for f in schema}, schema=schema)
 
 
 def _place(log_root: Path) -> int:

@@ -209,6 +209,18 @@ class Journal:
         )
         return {event_id: _EPOCH + timedelta(microseconds=micros) for event_id, micros in rows}
 
+    def prune(self, place: int, keep: timedelta) -> int:
+        """Number of events dropped: up to `place`, and received more than `keep` before the newest.
+
+        What a user asked of their feed (hide, block, follow, ...) is never dropped.
+        """
+        query = (
+            f"DELETE FROM events WHERE place <= ? AND kind NOT IN {_CONTROL} "
+            "AND received_at < (SELECT max(received_at) FROM events) - ?"
+        )
+        with self._writing, self._mapped_errors():
+            return self._writer.execute(query, (place, keep // timedelta(microseconds=1))).rowcount
+
     def close(self) -> None:
         """Ends both connections."""
         self._writer.close()

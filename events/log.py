@@ -42,7 +42,10 @@ BY_KNOWN_DAY = ("users", "creators", "posts", "follows")
 JOURNAL_PLACE = "journal_place.json"
 """File of a log that tells up to where it holds the journal."""
 
-FROM_JOURNAL = ("users", "follows", "impressions", "engagements")
+REQUESTS_UNTIL = "requests_until.json"
+"""File of a log that tells up to when it holds the requests that were served."""
+
+FROM_JOURNAL = ("users", "follows", "requests", "impressions", "engagements")
 """Tables into which the journal is compacted."""
 
 _SOURCE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
@@ -87,7 +90,8 @@ def replace_all(log_root: Path, table: str, rows: pa.Table, *, source: str = "re
         try:
             days = _write_days(table, fresh, staging, source)
             if table in FROM_JOURNAL:
-                (log_root / JOURNAL_PLACE).unlink(missing_ok=True)
+                for mark in (JOURNAL_PLACE, REQUESTS_UNTIL):
+                    (log_root / mark).unlink(missing_ok=True)
             replace_folder(staging, log_root / table)
         finally:
             shutil.rmtree(staging, ignore_errors=True)

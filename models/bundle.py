@@ -1,6 +1,6 @@
 """Bundles: the deployable unit of a model, a folder that is checked before it is believed.
 
-    <bundle_id>/manifest.json         kind, spec, config, heads, calibrators, metrics, versions, checksum
+    <bundle_id>/manifest.json         kind, spec, config, heads, calibrators, metrics, bounds, versions, checksum
     <bundle_id>/weights.safetensors   weights under the names of the inference network
 
 The bundle id is a hash over both files' content. Nothing here unpickles, and nothing here needs TorchRec.
@@ -110,10 +110,12 @@ def save_bundle(
     calibrators: Sequence[Calibrator],
     metrics: Mapping[str, float],
     versions: Mapping[str, str],
+    bounds: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """Writes `parent/<bundle_id>/` and gives the bundle id: a hash of weights and manifest.
 
-    `config` is the network's frozen dataclass; `heads` are heads or tasks. Equal content gives the
+    `config` is the network's frozen dataclass; `heads` are heads or tasks; `bounds` are the legal values
+    of inputs (`{feature: {min, max, is_null_allowed}}`) that serving checks. Equal content gives the
     same id, and a folder that is already there is kept. The write is atomic.
     """
     if kind not in KINDS:
@@ -132,6 +134,7 @@ def save_bundle(
             "heads": list(heads),
             "calibrators": [c.to_json() for c in calibrators],
             "metrics": finite(metrics),
+            "bounds": {name: dict(bound) for name, bound in (bounds or {}).items()},
             "versions": dict(versions) | {"torch": torch.__version__.split("+")[0]},
             "weights_sha256": file_hash(temporary / WEIGHTS),
         }

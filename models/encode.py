@@ -39,6 +39,13 @@ class EncodedSide:
     def num_rows(self) -> int:
         return self.numeric.shape[0]
 
+    def overwrite(self, rows: Tensor, other: "EncodedSide") -> None:
+        """Puts the rows of `other` in the place of `rows`."""
+        pairs = [(self.numeric, other.numeric), (self.ids, other.ids), (self.embeddings, other.embeddings)]
+        pairs += [(sequence, other.sequences[name]) for name, sequence in self.sequences.items()]
+        for mine, theirs in pairs:
+            mine[rows] = theirs
+
     def take(self, rows: Tensor) -> "EncodedSide":
         """The given rows, in the order given."""
         return EncodedSide(

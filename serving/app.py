@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from core.errors import StoreUnavailableError
+from events.served import ServedLog
 from serving.bootstrap import Runtime
 from serving.middleware import KeyCheck, RequestMetrics, SecurityHeaders
 from serving.routes.events import events_router
@@ -19,7 +20,6 @@ from serving.routes.health import health_router
 from serving.routes.page import page_router
 from serving.schemas import MAX_BODY_BYTES
 from serving.security import ApiKeys
-from serving.served_log import ServedLog
 
 PAGE_FOLDER = Path(__file__).parent / "page"
 

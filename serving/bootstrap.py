@@ -9,10 +9,12 @@ from core.logs import logger
 from core.settings import Settings
 from core.workspace import Workspace
 from events.journal import Journal
+from events.served import ServedLog
 from serving.controls import JournalControls
 from serving.cursor import CursorSigner, load_secret
 from serving.feed import Feed
 from serving.funnel.features import FunnelFeatures
+from serving.funnel.input_bounds import InputBounds
 from serving.funnel.ports import FeatureReader, HeavyRanker, LightRanker, Observer
 from serving.funnel.runner import Funnel
 from serving.funnel.second_stage import ModelRanker
@@ -25,7 +27,6 @@ from serving.funnel.sources.uniform import RandomSource
 from serving.intake import Intake
 from serving.metrics import Metrics
 from serving.parts import Parts, load_parts
-from serving.served_log import ServedLog
 from serving.snapshot import Snapshot, load_snapshot
 from serving.spec import (
     AnySourceSpec,
@@ -151,7 +152,8 @@ def make_funnel(
     seed: int = 0,
 ) -> Funnel:
     """A funnel over loaded parts."""
-    features = FunnelFeatures(parts.reader, snapshot.catalogue, spec.caches, parts.feature_names)
+    bounds = InputBounds(parts.bounds, observer.out_of_bounds)
+    features = FunnelFeatures(parts.reader, snapshot.catalogue, spec.caches, parts.feature_names, bounds)
     heavy = second_stage or (ModelRanker(parts.second_stage, features) if parts.second_stage else None)
     light = first_stage or parts.first_stage
     versions = {kind: bundle for kind, bundle in parts.versions.items() if _uses(spec, kind)}

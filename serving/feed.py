@@ -7,12 +7,12 @@ from datetime import datetime
 from core.clock import Clock
 from core.errors import StoreUnavailableError
 from core.ids import MAX_ID
+from events.served import ServedLog, ServedPage
 from serving.cursor import Cursor, CursorSigner
 from serving.funnel.ports import ControlsReader
 from serving.funnel.request import Explanation, FeedRequest, Slate, SlatePost
 from serving.funnel.runner import Funnel
 from serving.metrics import Metrics
-from serving.served_log import ServedLog, ServedPage
 from serving.snapshot import UNKNOWN
 from serving.visits import Visit, Visits
 

@@ -12,9 +12,9 @@ from core.clock import Clock
 from core.errors import StoreUnavailableError
 from core.ids import internal_id, request_id_number
 from events.journal import IMPRESSION, UNFOLLOW, Journal, JournalEvent
+from events.served import ServedLog, ServedPage
 from serving.metrics import Metrics
 from serving.schemas import EventIn, Refusal
-from serving.served_log import ServedLog, ServedPage
 from serving.snapshot import UNKNOWN, Catalogue
 
 FUTURE_TOLERANCE = timedelta(minutes=5)

@@ -30,6 +30,9 @@ class Metrics:
             "vitrine_removed_candidates", "Candidates removed by a stage", ("stage", "reason"), registry=r
         )
         self._degraded = Counter("vitrine_degraded", "Slates that did without a part", ("part",), registry=r)
+        self._out_of_bounds = Counter(
+            "vitrine_feature_values_out_of_bounds", "Online values read as null", ("feature",), registry=r
+        )
         self._cache = Counter("vitrine_cache_requests", "Lookups in a cache", ("cache", "outcome"), registry=r)
         self._events = Counter("vitrine_events", "Posted events", ("outcome",), registry=r)
         self._cache_hit_rate = Gauge(
@@ -48,6 +51,10 @@ class Metrics:
     def degraded(self, part: str) -> None:
         """Counts a slate that did without `part`."""
         self._degraded.labels(part).inc()
+
+    def out_of_bounds(self, feature: str, values: int) -> None:
+        """Counts values of a feature that lay outside its bounds and were read as null."""
+        self._out_of_bounds.labels(feature).inc(values)
 
     def http(self, route: str, method: str, status: int, seconds: float) -> None:
         """Counts one answered HTTP request."""

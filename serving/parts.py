@@ -35,6 +35,7 @@ class Parts:
     first_stage: LightRanker | None = None
     second_stage: EngagementModel | None = None
     feature_names: frozenset[str] = frozenset()
+    bounds: dict[str, dict[str, Any]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
 
@@ -81,6 +82,7 @@ def load_parts(workspace: Workspace, catalogue: Catalogue, reader: FeatureReader
         first_stage=first_ranker,
         second_stage=second,
         feature_names=frozenset(f.name for bundle in bundles for f in bundle.spec.features),
+        bounds={name: bound for bundle in bundles for name, bound in bundle.manifest.get("bounds", {}).items()},
         versions={
             kind: bundle.bundle_id
             for kind, bundle, is_used in (

@@ -207,8 +207,9 @@ def evaluate(
         chosen = tuple(heads) if heads else frequent_heads(load_set(settings.workspace.training_sets, "second_stage"))
         with _bar("Evaluating") as bar:
             found = compare(settings, chosen, bar.says, seed, seeds)
+        wide = console if console.is_terminal else Console(stderr=True, width=110)
         for table in record_evaluation(settings, found, chosen):
-            console.print(table)
+            wide.print(table)
         _result({"ranking": found.ranking.mean, "spread": found.ranking.spread, "retrieval": found.retrieval})
 
 

@@ -20,6 +20,7 @@ from models.metrics import head_metrics
 from models.second_stage import SecondStage, SecondStageConfig
 from training.examples import Examples
 from training.loop import FittedModel, LoopConfig, Progress, run_training, spaced_rows
+from training.unknown_users import as_unknown_users, forgotten_rows
 
 VALIDATION_ROWS = 100_000
 PREDICT_ROWS = 8_192
@@ -35,6 +36,8 @@ class SecondStageRun:
         default_factory=lambda: dict.fromkeys(HEADS, 1.0) | {"click": 2.0, "long_view": 2.0, "like": 2.0}
     )
     """Weight of each head's loss; they are scaled to sum to 1."""
+    unknown_user_share: float = 0.02
+    """Share of the training rows that are learnt as if the user had never been met."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,14 @@ def encode_examples(spec: FeatureSpec, examples: Examples, heads: tuple[str, ...
     )
 
 
+def _forget_users(encoded: EncodedExamples, spec: FeatureSpec, train: Examples, share: float, seed: int) -> None:
+    rows = forgotten_rows(train.num_rows, share, seed)
+    unknown = as_unknown_users(train.take(rows))
+    encoded.user.overwrite(torch.from_numpy(rows), encode(spec, "user", unknown.columns))
+    if spec.side("cross"):
+        encoded.cross.overwrite(torch.from_numpy(rows), encode(spec, "cross", unknown.columns))
+
+
 @torch.no_grad()
 def predict_logits(module: SecondStage, encoded: EncodedExamples) -> NDArray[np.float32]:
     """Logits [N, H] in evaluation mode."""
@@ -99,6 +110,7 @@ def fit_second_stage(
     torch.set_num_threads(num_threads)
     network, spec = config.network, spec.cut(config.network.history_length)
     encoded = encode_examples(spec, train, network.heads)
+    _forget_users(encoded, spec, train, config.unknown_user_share, seed)
     valid_rows = spaced_rows(valid.num_rows, VALIDATION_ROWS)
     valid_encoded = encode_examples(spec, valid.take(valid_rows), network.heads)
     weights = np.array([config.head_weights.get(head, 0.0) for head in network.heads], dtype=np.float32)

@@ -61,7 +61,7 @@ class FittedModel:
     history: tuple[dict[str, float], ...]
     metrics: dict[str, float]
 
-    def save(self, parent: Path, versions: dict[str, str]) -> Path:
+    def save(self, parent: Path, versions: dict[str, str], bounds: dict[str, dict[str, Any]] | None = None) -> Path:
         """Writes the bundle below `parent` and gives its folder; the folder's name is the bundle id."""
         bundle_id = save_bundle(
             parent,
@@ -73,6 +73,7 @@ class FittedModel:
             self.calibrators,
             self.metrics,
             versions,
+            bounds,
         )
         return parent / bundle_id
 

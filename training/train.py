@@ -29,6 +29,7 @@ from training.recipe_features import FREQUENT_HEADS
 from training.recipes import Recipe
 from training.sampling import balancing_weights
 from training.set_files import ExampleSet, SetManifest, load_set
+from validation.bounds import compile_bounds
 
 Kind = Literal["retrieval", "first_stage", "second_stage"]
 
@@ -65,7 +66,8 @@ def train_stage(settings: Settings, kind: Kind, options: TrainOptions, progress:
     if last is not None:
         return last
     fitted = _fit(recipe, train, validation, example_set, settings, progress)
-    bundle = fitted.save(settings.workspace.bundles / kind, _versions(example_set.manifest, recipe))
+    bounds = compile_bounds(name for side in SIDES for name in fitted.spec.columns(side))
+    bundle = fitted.save(settings.workspace.bundles / kind, _versions(example_set.manifest, recipe), bounds)
     with tempfile.TemporaryDirectory() as folder:
         findings = _findings(Path(folder), fitted, bundle, example_set, validation, options)
         return publish(settings, fitted, config, example_set.manifest, bundle, findings)

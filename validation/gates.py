@@ -1,10 +1,13 @@
 """The gates of the stages: what is put before which suite, in which order."""
 
+from dataclasses import replace
+
 from core.clock import Clock
 from core.errors import GateError, MissingStageError
 from core.schema import TABLES
 from core.settings import Settings
 from core.workspace import Workspace
+from events.log import count_rows
 from events.read import connect, register_log
 from feature_repo.catalog import VIEWS
 from validation.feature_subjects import by_day_sql, view_key, view_sql
@@ -54,6 +57,9 @@ def check_events(settings: Settings, clock: Clock, told: Told = silent) -> list[
             gate.require(events_by_day(), pandas_frame(connection.sql(events_by_day_sql()).to_arrow_table()))
     finally:
         connection.close()
+    if any(report.num_quarantined for report in gate.reports):
+        manifest = workspace.manifest()
+        workspace.write_manifest(replace(manifest, rows=manifest.rows | count_rows(workspace.log)))
     return gate.reports
 
 

@@ -42,23 +42,24 @@ def generate(config: WorldConfig, workspace: Workspace, progress: Progress | Non
         replace_all(workspace.log, name, rows)
         shown.update(task, completed=85 + 15 * done / len(log))
     manifest = _manifest(config, log)
-    _set_journal_aside(workspace, manifest.data_version)
+    _set_live_files_aside(workspace, manifest.data_version)
     workspace.write_manifest(manifest)
     return manifest
 
 
-def _set_journal_aside(workspace: Workspace, data_version: str) -> None:
-    """Keeps the events posted to another world out of this one: the same numbers name other users and posts there."""
-    if not (workspace.manifest_path.exists() and workspace.journal.exists()):
+def _set_live_files_aside(workspace: Workspace, data_version: str) -> None:
+    """Keeps what was served and posted in another world out of this one: the same numbers name others there."""
+    if not workspace.manifest_path.exists():
         return
     # Compacting appends "+<place>" to the version; the world is still the same one.
     previous = workspace.manifest().data_version.partition("+")[0]
     if previous == data_version:
         return
-    for suffix in ("", "-wal", "-shm"):
-        file = workspace.journal.with_name(workspace.journal.name + suffix)
-        if file.exists():
-            file.replace(file.with_name(f"journal-{previous}.db{suffix}"))
+    for live in (workspace.journal, workspace.served):
+        for suffix in ("", "-wal", "-shm"):
+            file = live.with_name(live.name + suffix)
+            if file.exists():
+                file.replace(file.with_name(f"{live.stem}-{previous}.db{suffix}"))
 
 
 def draw_world(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from feature_repo.catalog import CROSS_SOURCES, ENTITY_VIEWS
 from feature_repo.columns import Columns
+from serving.funnel.input_bounds import InputBounds
 from serving.funnel.ports import FeatureReader
 from serving.funnel.request import FeedRequest
 from serving.funnel.row_cache import RowCache
@@ -23,11 +24,17 @@ class FunnelFeatures:
     """The features one funnel needs, by entity."""
 
     def __init__(
-        self, reader: FeatureReader, catalogue: Catalogue, caches: CachesSpec, feature_names: Collection[str]
+        self,
+        reader: FeatureReader,
+        catalogue: Catalogue,
+        caches: CachesSpec,
+        feature_names: Collection[str],
+        bounds: InputBounds,
     ) -> None:
         views = {name.partition("__")[0] for name in feature_names} | set(ALWAYS_READ)
         self._views = {entity: tuple(view for view in known if view in views) for entity, known in ENTITY_VIEWS.items()}
         self._reader = reader
+        self._bounds = bounds
         self._catalogue = catalogue
         self.posts = RowCache(caches.post_features.max_entries, caches.post_features.max_age_seconds)
         self.creators = RowCache(caches.creator_features.max_entries, caches.creator_features.max_age_seconds)
@@ -37,11 +44,11 @@ class FunnelFeatures:
         """All views of one user, one row, read now. Raises StoreUnavailableError."""
         if user_id in self._preloaded:
             return dict(self._preloaded[user_id])
-        return dict(self._reader.read("user", np.array([user_id], dtype=np.int64), self._views["user"]))
+        return self._read("user", np.array([user_id], dtype=np.int64))
 
     def preload_users(self, user_ids: NDArray[np.int64]) -> None:
         """Reads many users in one go, for a batch of requests; later reads of them use these rows."""
-        columns = self._reader.read("user", user_ids, self._views["user"])
+        columns = self._read("user", user_ids)
         for place, user_id in enumerate(user_ids.tolist()):
             self._preloaded[user_id] = {name: values[place : place + 1] for name, values in columns.items()}
 
@@ -54,10 +61,13 @@ class FunnelFeatures:
         return columns
 
     def _read_posts(self, post_ids: NDArray[np.int64]) -> Columns:
-        return self._reader.read("post", post_ids, self._views["post"])
+        return self._read("post", post_ids)
 
     def _read_creators(self, creator_ids: NDArray[np.int64]) -> Columns:
-        return self._reader.read("creator", creator_ids, self._views["creator"])
+        return self._read("creator", creator_ids)
+
+    def _read(self, entity: str, ids: NDArray[np.int64]) -> Columns:
+        return self._bounds.applied(self._reader.read(entity, ids, self._views[entity]))
 
 
 def request_columns(request: FeedRequest, country: str | None, language: str | None) -> dict[str, NDArray[Any]]:

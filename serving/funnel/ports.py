@@ -74,6 +74,8 @@ class Observer(Protocol):
 
     def degraded(self, part: str) -> None: ...
 
+    def out_of_bounds(self, feature: str, values: int) -> None: ...
+
 
 class SilentObserver:
     """Tells nobody."""
@@ -82,4 +84,7 @@ class SilentObserver:
         return None
 
     def degraded(self, part: str) -> None:
+        return None
+
+    def out_of_bounds(self, feature: str, values: int) -> None:
         return None

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 
 from core.ids import internal_id, request_id_number, request_id_text
+from events.served import ServedLog
 from serving.bootstrap import Runtime, default_surface
 from serving.cursor import CursorError
 from serving.feed import Feed, Page, PagePost
@@ -24,7 +25,6 @@ from serving.schemas import (
     ServedReply,
     SurfaceName,
 )
-from serving.served_log import ServedLog
 from serving.snapshot import UNKNOWN, Snapshot
 
 

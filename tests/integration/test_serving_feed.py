@@ -8,10 +8,10 @@ import pytest
 
 from core.errors import ConfigError
 from events.journal import JournalEvent
+from events.served import ServedLog
 from serving.bootstrap import build_runtime
 from serving.cursor import CursorError, load_secret
 from serving.funnel.request import FeedRequest
-from serving.served_log import ServedLog
 from tests.serving_fakes import AS_OF, make_runtime, make_spec
 
 SMALL = {"eligibility": {"min_pool": 0}, "rerank": {"slate_size": 30}}

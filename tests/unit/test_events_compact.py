@@ -1,3 +1,4 @@
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from events.compact import compact
 from events.journal import Journal, JournalEvent
 from events.log import append, replace_all
 from events.read import connect, register_log
+from events.served import ServedLog, ServedPage
 
 AT = datetime(2024, 3, 1, 12, tzinfo=UTC)
 
@@ -75,6 +77,38 @@ def test_each_kind_of_event_lands_in_its_table(settings):
         ("l", "like", "i"),
     ]
     assert query(settings, "SELECT event_id, is_active FROM follows ORDER BY 1") == [("f", True), ("u", False)]
+
+
+def page(request_id, at=AT):
+    return ServedPage(
+        request_id, 70, 1, "explore", "FR", "fr", "web", at, "spec1", "{}", (), (0,), (5,), (1.0,), (at,), (("fresh",),)
+    )
+
+
+def test_served_pages_become_requests_once(settings):
+    with closing(ServedLog(settings.workspace.served)) as served:
+        served.append(page(2))
+        served.append(page(9, AT + timedelta(hours=1)))
+        assert compact(settings.workspace, batch=1).num_written == {"requests": 2}
+        served.append(page(4, AT + timedelta(hours=1) - timedelta(seconds=3)))  # a slower server's
+        assert compact(settings.workspace).num_written == {"requests": 1}
+        assert compact(settings.workspace).num_written == {}
+    columns = "request_id, user_id, session_id, surface, country, language, device, spec_version, event_at, known_at"
+    assert query(settings, f"SELECT {columns} FROM requests ORDER BY 1")[0] == (
+        2, 1, 70, "explore", "FR", "fr", "web", "spec1", AT, AT,
+    )  # fmt: skip
+
+
+def test_the_journal_keeps_wishes_for_good_and_the_rest_until_the_log_has_it(settings):
+    old = AT - timedelta(days=100)
+    journaled(settings, event("i", "impression", at=old), event("h", "hide", at=old), event("n", "like"))
+    with Journal(settings.workspace.journal) as journal:
+        assert journal.prune(0, timedelta(days=1)) == 0  # nothing is in the log yet
+    compact(settings.workspace)
+    with Journal(settings.workspace.journal) as journal:
+        assert [e.event_id for _, e in journal.since(0)] == ["h", "n"]
+        assert journal.user_controls(1).hidden_post_ids == {5}
+    assert query(settings, "SELECT event_id FROM impressions") == [("i",)]
 
 
 def test_an_event_is_known_when_it_arrived(settings):

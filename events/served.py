@@ -113,11 +113,12 @@ class ServedLog:
         )
         return tuple(i for (raw,) in rows for i in np.frombuffer(raw, dtype="<i8").tolist())
 
-    def pages_since(self, at: datetime, limit: int) -> list[ServedPage]:
-        """At most `limit` pages requested at or after `at`, oldest first."""
+    def pages_after(self, place: tuple[datetime, int], limit: int) -> list[ServedPage]:
+        """At most `limit` pages after `place`, the instant and id of a request, oldest first."""
         rows = self._read(
-            f"SELECT {', '.join(_COLUMNS)} FROM pages WHERE requested_at >= ? ORDER BY requested_at LIMIT ?",
-            _micros(at), limit,
+            f"SELECT {', '.join(_COLUMNS)} FROM pages WHERE (requested_at, request_id) > (?, ?) "
+            "ORDER BY requested_at, request_id LIMIT ?",
+            _micros(place[0]), place[1], limit,
         )  # fmt: skip
         return [_from_row(row) for row in rows]
 
