@@ -60,6 +60,7 @@ def import_own(
             "mapping": mapping.model_dump(mode="json", exclude_defaults=True),
             "refused": {report.table: report.refused.num_rows for report in reports},
             "notes": job.notes,
+            "topic_names": job.topic_names(),
         },
     )
     manifest = write_dataset(workspace, origin, tables, reports, on_stage)
@@ -85,6 +86,15 @@ class _OwnImport:
     def reports(self) -> list[InputReport]:
         """What became of each input table."""
         return [InputReport.of(batch) for batch in self._batches.values()]
+
+    def topic_names(self) -> dict[str, str]:
+        """The files' word for each topic id that is not simply that number."""
+        posts = self._batches.get("posts")
+        if posts is None or not posts.has("topic_id"):
+            return {}
+        texts = posts.texts("topic_id").unique().drop_null()
+        ids = entities.to_internal(texts).to_pylist()
+        return {str(topic): text for topic, text in zip(ids, texts.to_pylist(), strict=True) if str(topic) != text}
 
     def tables(self) -> dict[str, pa.Table]:
         """Every table of the log that the files give."""

@@ -372,3 +372,14 @@ def test_a_quoted_line_break_stays_one_row_and_an_unclosed_quote_is_quarantined(
     report = shop.run(impressions=VIEWS)
     assert report.tables["impressions"] == 1
     assert len(shop.reasons()) == 1
+
+
+def test_the_files_words_for_topics_are_kept_as_their_names(shop):
+    shop.file("items.csv", "id,kind,seller", "hat,headwear,mia", "cap,headwear,mia", "mug,7,leo", "pan,,leo")
+    shop.run(
+        impressions=VIEWS,
+        posts={"file": "items.csv", "columns": {"post_id": "id", "topic_id": "kind", "creator_id": "seller"}},
+    )
+    names = shop.settings.workspace.manifest().config["topic_names"]
+    assert names == {str(internal_id("headwear")): "headwear"}
+    assert shop.query(f"SELECT count(*) FROM posts WHERE topic_id = {internal_id('headwear')}") == [(2,)]
