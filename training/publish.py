@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class Published:
 class Findings:
     """What was measured on a fitted model beside its own metrics, and pictures of it."""
 
+    started_at: datetime
     metrics: Mapping[str, float] = field(default_factory=dict)
     plots: Sequence[Path] = ()
 
@@ -83,6 +85,7 @@ def publish(
             metrics=metrics,
             curves=history_curves(fitted.history),
             artifacts={"bundle": [bundle], "plots": list(findings.plots)},
+            started_at=findings.started_at,
         )
     )
     registration = tracker.register(fitted.kind, run_id, Standing(set_manifest.data_version, metrics))

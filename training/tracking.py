@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ class RunRecord:
     curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
     artifacts: Mapping[str, Sequence[Path]] = field(default_factory=dict)
     """Files and folders by the artifact folder they go to."""
+    started_at: datetime | None = None
+    """When the work began that the run tells of; None for when it is recorded."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,9 @@ class Tracker:
         with _mapped(f"recording a {run.kind} run", self._uri):
             tags = {"model_type": MODEL_PREFIX + run.kind, "dataset": self._dataset, **run.tags}
             name = f"{run.kind}-{tags.get('bundle_id', '')[:8]}".rstrip("-")
-            run_id = str(self._client.create_run(self._experiment_id, tags=tags, run_name=name).info.run_id)
+            began = None if run.started_at is None else int(run.started_at.timestamp() * 1000)
+            created = self._client.create_run(self._experiment_id, start_time=began, tags=tags, run_name=name)
+            run_id = str(created.info.run_id)
             try:
                 self._write(run_id, run)
             except BaseException:

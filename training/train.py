@@ -3,12 +3,14 @@
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from core.clock import WallClock
 from core.errors import BundleError, InputError
 from core.schema import HEADS
 from core.settings import Settings
@@ -65,11 +67,12 @@ def train_stage(settings: Settings, kind: Kind, options: TrainOptions, progress:
     last = None if options.is_forced else unchanged(settings, kind, trained_from)
     if last is not None:
         return last
+    started_at = WallClock().now()
     fitted = _fit(recipe, train, validation, example_set, settings, progress)
     bounds = compile_bounds(name for side in SIDES for name in fitted.spec.columns(side))
     bundle = fitted.save(settings.workspace.bundles / kind, _versions(example_set.manifest, recipe), bounds)
     with tempfile.TemporaryDirectory() as folder:
-        findings = _findings(Path(folder), fitted, bundle, example_set, validation, options)
+        findings = _findings(Path(folder), started_at, fitted, bundle, example_set, validation, options)
         return publish(settings, fitted, config, example_set.manifest, bundle, findings)
 
 
@@ -132,6 +135,7 @@ def _versions(manifest: SetManifest, recipe: Recipe) -> dict[str, str]:
 
 def _findings(
     folder: Path,
+    started_at: datetime,
     fitted: FittedModel,
     bundle_path: Path,
     example_set: ExampleSet,
@@ -141,7 +145,7 @@ def _findings(
     curves = {k.removeprefix("curve/"): v for k, v in history_curves(fitted.history).items() if "loss" in k}
     plots = [plot_learning_curves(folder / "learning_curve.png", curves)]
     if fitted.kind != "second_stage":
-        return Findings(plots=plots)
+        return Findings(started_at, plots=plots)
     bundle = load_second_stage(bundle_path)
     metrics = {"validation/ne_mean": float(np.nanmean([fitted.metrics[f"ne_{head}"] for head in FREQUENT_HEADS]))}
     if example_set.manifest.rows_by_split.get("test"):
@@ -152,7 +156,7 @@ def _findings(
         plots.append(plot_calibration(folder / "calibration.png", probabilities, test.labels, bundle.heads))
     if not options.is_quick:
         plots.append(_plot_importance(folder, bundle, validation, options.seed))
-    return Findings(metrics, plots)
+    return Findings(started_at, metrics, plots)
 
 
 def load_second_stage(path: Path) -> SecondStageBundle:

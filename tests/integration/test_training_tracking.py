@@ -1,5 +1,6 @@
 """Runs and registry on a real MLflow store."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ METRIC = "validation/ne_mean"
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return Settings(var_dir=tmp_path_factory.mktemp("var"), dataset="tracked")
+
+
+STARTED_AT = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +41,7 @@ def run(tracker: Tracker, tmp_path: Path, ne: float, kind: str = "second_stage")
             metrics={METRIC: ne, "test/auc_click": 0.7},
             curves={"curve/valid_loss": [0.5, 0.4, 0.3]},
             artifacts={"bundle": [bundle(tmp_path / "b", "{}")]},
+            started_at=STARTED_AT,
         )
     )
 
@@ -48,6 +53,7 @@ def test_a_run_keeps_config_tags_metrics_curves_and_files(settings: Settings, tr
     client = MlflowClient(tracking_uri(settings), tracking_uri(settings))
     found = client.get_run(run_id)
     assert found.info.status == "FINISHED"
+    assert found.info.start_time == STARTED_AT.timestamp() * 1000
     assert found.data.params["loop.batch_size"] == "4096"
     assert found.data.params["features.recall_at_k"] == "x"
     assert found.data.tags["model_type"] == "vt_explore_feed_kept"
