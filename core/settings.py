@@ -48,7 +48,7 @@ class Settings(BaseSettings):
         0.01,
         ge=0,
         le=1,
-        description="Share of rankings whose features are kept for the skew audit; 0 keeps none.",
+        description="Share of rankings whose features are kept for `make skew`; 0 keeps none.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level that is logged.")
 

@@ -122,10 +122,12 @@ def build_runtime(
     *,
     reader: FeatureReader | None = None,
     clock: Clock | None = None,
+    feature_log: FeatureLog | None = None,
 ) -> Runtime:
     """Everything that serving needs, loaded. Raises MissingStageError before data and snapshot are there.
 
-    A missing or damaged bundle does not stop it: slates name what they did without.
+    `feature_log` takes the place of the workspace's own and is closed with the runtime. A missing or damaged bundle
+    does not stop it: slates name what they did without.
     """
     _limit_threads(settings.num_threads)
     workspace = settings.workspace
@@ -137,7 +139,7 @@ def build_runtime(
             logger("serving").warning("part not loaded", part=part, reason=reason)
     journal = Journal(workspace.journal)
     metrics = Metrics()
-    feature_log = FeatureLog.opened(settings, metrics.feature_rows)
+    feature_log = feature_log or FeatureLog.opened(settings, metrics.feature_rows)
     funnel = make_funnel(spec, snapshot, parts, journal, metrics, feature_log=feature_log)
     metrics.watch_cache("post_features", funnel.features.posts)
     metrics.watch_cache("creator_features", funnel.features.creators)
