@@ -99,7 +99,8 @@ class Attribution:
         if read is None or reading.served_micros - read > reading.max_age_micros:
             return []
         # The last may still have been under way, since it ends at the instant at which it began.
-        return [e for e in self._ends.get(view, ()) if e <= read][-2:] or [None]
+        earlier: list[int | None] = [end for end in self._ends.get(view, ()) if end <= read]
+        return earlier[-2:] or [None]
 
     def _values(
         self, view: str, names: Sequence[str], readings: Sequence[Reading], pairs: Sequence[tuple[int, int | None]]

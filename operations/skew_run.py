@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,10 @@ from core.files import write_atomically
 from core.settings import Settings
 from events.served import ServedLog
 from operations.skew import audit
+from operations.skew_offline import FindPage
 from operations.skew_outcome import Cause, FeatureSkew, SkewReport
 from operations.skew_rehearsal import rehearse
-from serving.feature_log_files import Kept, read_feature_log
+from serving.feature_log_files import Kept, count_feature_log, read_feature_log
 
 SHOWN_FEATURES = 15
 
@@ -72,18 +72,17 @@ def _audited(settings: Settings, config: SkewConfig) -> SkewReport:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
 
-        def compared(kept: Iterable[Kept], **given: Any) -> SkewReport:
-            task = progress.add_task("comparing rankings", total=None)
-            listed = list(kept)
-            progress.update(task, total=len(listed))
-            return audit(settings.workspace, listed, advance=lambda n: progress.advance(task, n), **given)
+        def compared(kept: Iterable[Kept], total: int, find_page: FindPage, origin: str) -> SkewReport:
+            task = progress.add_task("comparing rankings", total=total)
+            return audit(settings.workspace, kept, find_page, origin, lambda n: progress.advance(task, n))
 
-        if not config.is_served_anew and any(folder.glob("*.parquet")):
+        num_kept = 0 if config.is_served_anew else min(config.num_requests, count_feature_log(folder))
+        if num_kept:
             with closing(ServedLog(settings.workspace.served)) as served:
-                return compared(islice(read_feature_log(folder), config.num_requests), find_page=served.page)
+                return compared(read_feature_log(folder, num_kept), num_kept, served.page, "logged")
         task = progress.add_task("serving requests", total=config.num_requests)
         rehearsed = rehearse(settings, config.num_requests, config.seed, lambda: progress.advance(task))
-        return compared(rehearsed.kept, find_page=rehearsed.pages.get, origin="served now")
+        return compared(rehearsed.kept, len(rehearsed.kept), rehearsed.pages.get, "served now")
 
 
 def skew_table(report: SkewReport) -> Table:

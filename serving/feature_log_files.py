@@ -48,26 +48,64 @@ def write_feature_log(folder: Path, kept: Sequence[Kept]) -> list[Path]:
     return paths
 
 
-def read_feature_log(folder: Path) -> Iterator[Kept]:
-    """Every record of the folder, file by file, last written first. Raises InputError for a file that is none."""
-    for path in sorted(folder.glob("*.parquet"), key=lambda p: (p.stat().st_mtime_ns, p.name), reverse=True):
+def read_feature_log(folder: Path, limit: int | None = None) -> Iterator[Kept]:
+    """The records of the folder, at most `limit`, file by file, last written first; one file is in memory at a time.
+
+    Raises InputError for a file that is none; one that is pruned meanwhile is passed over.
+    """
+    left = limit
+    for path in _newest_first(folder):
         try:
             table = pq.read_table(path)
+            if left is not None:
+                table = table.slice(0, left)
+                left -= table.num_rows
             yield from (_record(table, row) for row in range(table.num_rows))
+        except FileNotFoundError:
+            continue
         except (pa.ArrowException, KeyError, OSError) as error:
             raise InputError(
                 f"{path} is not a file of served features ({error!r}); it was written by another version or damaged: "
                 "delete it"
             ) from error
+        if left == 0:
+            return
+
+
+def count_feature_log(folder: Path) -> int:
+    """Number of records in the folder, from the files' footers; damaged files count 0."""
+    total = 0
+    for path in _newest_first(folder):
+        try:
+            total += int(pq.read_metadata(path).num_rows)
+        except (pa.ArrowException, OSError):
+            continue
+    return total
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    # By the file system's clock: names carry the platform's, which starts again where it is anchored.
+    found = []
+    for path in folder.glob("*.parquet"):
+        try:
+            found.append((path.stat().st_mtime_ns, path.name, path))
+        except FileNotFoundError:
+            continue
+    return [path for _, _, path in sorted(found, reverse=True)]
 
 
 def prune_feature_log(folder: Path) -> int:
     """Number of files dropped because they were written more than KEEP_DAYS ago; leftovers of a crash too."""
     before = WallClock().now() - timedelta(days=KEEP_DAYS)
-    old = [p for p in folder.glob("*") if datetime.fromtimestamp(p.stat().st_mtime, UTC) < before]
-    for path in old:
-        path.unlink(missing_ok=True)
-    return len(old)
+    num_dropped = 0
+    for path in folder.glob("*"):
+        try:
+            if datetime.fromtimestamp(path.stat().st_mtime, UTC) < before:
+                path.unlink()
+                num_dropped += 1
+        except FileNotFoundError:  # another server was faster
+            continue
+    return num_dropped
 
 
 def _table(kept: Sequence[Kept]) -> pa.Table:

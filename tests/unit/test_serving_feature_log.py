@@ -11,7 +11,13 @@ import pytest
 
 from core.errors import InputError
 from serving.feature_log import FeatureLog
-from serving.feature_log_files import KEEP_DAYS, prune_feature_log, read_feature_log, write_feature_log
+from serving.feature_log_files import (
+    KEEP_DAYS,
+    count_feature_log,
+    prune_feature_log,
+    read_feature_log,
+    write_feature_log,
+)
 from serving.funnel.feature_record import FeatureRecord
 from serving.funnel.request import FeedRequest
 from tests.serving_fakes import AS_OF, FakeModel, make_parts, make_runtime, make_snapshot
@@ -78,6 +84,16 @@ def test_records_come_back_bit_for_bit(tmp_path):
         kept, until = found[record.request_id]
         assert_equal_records(record, kept)
         assert until == '{"user_profile": "x"}'
+
+
+def test_the_last_written_come_first_and_only_as_many_as_wanted(tmp_path):
+    for place, requests in enumerate([(1, 2), (3,), (4, 5)]):
+        (path,) = write_feature_log(tmp_path, [(make_record(i), "{}") for i in requests])
+        os.utime(path, (1000 + place, 1000 + place))
+    assert count_feature_log(tmp_path) == 5
+    assert [r.request_id for r, _ in read_feature_log(tmp_path)] == [4, 5, 3, 1, 2]
+    assert [r.request_id for r, _ in read_feature_log(tmp_path, 4)] == [4, 5, 3, 1]
+    assert count_feature_log(tmp_path / "nowhere") == 0
 
 
 def test_nothing_but_whole_files_lies_in_the_folder(tmp_path):
