@@ -178,6 +178,10 @@ evaluate: $(VENV)/.installed-dev pipeline ## models against baselines, and the f
 	$(PY) -m training evaluate
 	$(PY) -m operations evaluate --seeds $(SEEDS)
 
+.PHONY: skew
+skew: | $(VENV)/.installed ## what was served against what training would join, value by value
+	$(PY) -m operations skew
+
 .PHONY: status
 status: | $(VENV)/.installed ## what is where: freshness, model age, gates, disk, degradation
 	@$(PY) -m operations status

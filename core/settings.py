@@ -44,6 +44,12 @@ class Settings(BaseSettings):
     funnel_spec: Path | None = Field(
         None, description="Funnel spec (YAML) to serve with; unset uses serving/funnel.yaml."
     )
+    feature_log_share: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Share of rankings whose features are kept for `make skew`; 0 keeps none.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level that is logged.")
 
     @cached_property

@@ -5,6 +5,7 @@ var/<dataset>/
   log/<table>/      the append-only event log, day=YYYY-MM-DD/*.parquet
   quarantine/       refused rows with reasons, one Parquet file per gate and run
   journal.db        events posted over HTTP, durable before they are acknowledged
+  served_features/  what the second stage was fed for sampled requests, Parquet, a week of it
   data/             Feast's own: registry.db, features/<view>/, redis/
   training_sets/    point-in-time joined examples, by name
   bundles/<kind>/   model bundles: retrieval, first_stage, second_stage
@@ -74,6 +75,10 @@ class Workspace:
     @property
     def served(self) -> Path:
         return self.root / "served.db"
+
+    @property
+    def served_features(self) -> Path:
+        return self.root / "served_features"
 
     @property
     def cursor_secret(self) -> Path:

@@ -54,6 +54,27 @@ def evaluate(
 
 
 @app.command()
+def skew(
+    requests: Annotated[int, typer.Option(min=1, max=100_000, help="Rankings to compare, the last first.")] = 200,
+    max_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Largest accepted share of values that differ for a known cause.")
+    ] = 0.01,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Serve requests for the audit even where the service has kept some.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the requests that are served for the audit.")] = 0,
+) -> None:
+    """What the second stage was served against what training would join, value by value; status 1 when it differs."""
+    with _told() as settings:
+        from operations.skew_run import SkewConfig, run_skew
+
+        line = run_skew(settings, SkewConfig(requests, max_share, serve, seed), Console())
+        sys.stdout.write(json.dumps(line) + "\n")
+        if not line["ok"]:
+            raise typer.Exit(1)
+
+
+@app.command()
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable instead of a table.")] = False,
 ) -> None:

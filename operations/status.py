@@ -15,7 +15,14 @@ from rich.table import Table
 from core.errors import VitrineError
 from core.settings import Settings
 from operations.status_data import data_items, feature_items, training_set_items
-from operations.status_health import disk_items, evaluation_items, gate_items, journal_items, quarantine_items
+from operations.status_health import (
+    disk_items,
+    evaluation_items,
+    gate_items,
+    journal_items,
+    quarantine_items,
+    skew_items,
+)
 from operations.status_items import Item
 from operations.status_models import index_items, model_items, snapshot_items
 from operations.status_store import online_store_items
@@ -32,6 +39,7 @@ CHECKS: tuple[tuple[str, Callable[[Settings], list[Item]]], ...] = (
     ("snapshot", snapshot_items),
     ("journal", journal_items),
     ("evaluation", evaluation_items),
+    ("skew", skew_items),
     ("disk", disk_items),
 )
 """Every part of a workspace in the order of the pipeline."""

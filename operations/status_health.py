@@ -44,6 +44,19 @@ def evaluation_items(settings: Settings) -> list[Item]:
     return [Item("closed loop", f"gain of {shown}; {minute(modified_at(path))} by the wall clock")]
 
 
+def skew_items(settings: Settings) -> list[Item]:
+    """The last skew audit's verdict."""
+    path = settings.workspace.reports / "skew.json"
+    if not path.exists():
+        return [Item("skew", "not measured yet", "missing", "make skew")]
+    found = read_object(path)
+    text = (
+        f"{found['share']:.3%} of {found['num_values']:,} values differ, {found['causes']['unexplained']:,} without a "
+        f"cause; {minute(modified_at(path))} by the wall clock"
+    )
+    return [Item("skew", text) if found["ok"] else Item("skew", text, "degraded", "make skew")]
+
+
 def disk_items(settings: Settings) -> list[Item]:
     """Bytes per folder of the workspace, greatest first, and their sum."""
     root = settings.workspace.root

@@ -12,7 +12,9 @@ from events.journal import Journal
 from events.served import ServedLog
 from serving.controls import JournalControls
 from serving.cursor import CursorSigner, load_secret
+from serving.feature_log import FeatureLog
 from serving.feed import Feed
+from serving.funnel.feature_record import FeatureRecorder, FeatureSink
 from serving.funnel.features import FunnelFeatures
 from serving.funnel.input_bounds import InputBounds
 from serving.funnel.ports import FeatureReader, HeavyRanker, LightRanker, Observer
@@ -56,6 +58,7 @@ class Runtime:
     journal: Journal
     metrics: Metrics
     funnel: Funnel
+    feature_log: FeatureLog | None = None
 
     def funnel_for(
         self,
@@ -107,7 +110,9 @@ class Runtime:
         )
 
     def close(self) -> None:
-        """Closes what this process holds open."""
+        """Closes what this process holds open and writes what it has kept."""
+        if self.feature_log is not None:
+            self.feature_log.close()
         self.journal.close()
 
 
@@ -117,10 +122,12 @@ def build_runtime(
     *,
     reader: FeatureReader | None = None,
     clock: Clock | None = None,
+    feature_log: FeatureLog | None = None,
 ) -> Runtime:
     """Everything that serving needs, loaded. Raises MissingStageError before data and snapshot are there.
 
-    A missing or damaged bundle does not stop it: slates name what they did without.
+    `feature_log` takes the place of the workspace's own and is closed with the runtime. A missing or damaged bundle
+    does not stop it: slates name what they did without.
     """
     _limit_threads(settings.num_threads)
     workspace = settings.workspace
@@ -132,12 +139,14 @@ def build_runtime(
             logger("serving").warning("part not loaded", part=part, reason=reason)
     journal = Journal(workspace.journal)
     metrics = Metrics()
-    funnel = make_funnel(spec, snapshot, parts, journal, metrics)
+    feature_log = feature_log or FeatureLog.opened(settings, metrics.feature_rows)
+    funnel = make_funnel(spec, snapshot, parts, journal, metrics, feature_log=feature_log)
     metrics.watch_cache("post_features", funnel.features.posts)
     metrics.watch_cache("creator_features", funnel.features.creators)
     return Runtime(
-        settings, workspace, clock or workspace.clock(settings.clock), spec, snapshot, parts, journal, metrics, funnel
-    )
+        settings, workspace, clock or workspace.clock(settings.clock), spec, snapshot, parts, journal, metrics, funnel,
+        feature_log,
+    )  # fmt: skip
 
 
 def make_funnel(
@@ -149,14 +158,16 @@ def make_funnel(
     *,
     first_stage: LightRanker | None = None,
     second_stage: HeavyRanker | None = None,
+    feature_log: FeatureSink | None = None,
     seed: int = 0,
 ) -> Funnel:
-    """A funnel over loaded parts."""
+    """A funnel over loaded parts; `feature_log` keeps what a bundle's second stage is fed."""
     bounds = InputBounds(parts.bounds, observer.out_of_bounds)
     features = FunnelFeatures(parts.reader, snapshot.catalogue, spec.caches, parts.feature_names, bounds)
-    heavy = second_stage or (ModelRanker(parts.second_stage, features) if parts.second_stage else None)
-    light = first_stage or parts.first_stage
     versions = {kind: bundle for kind, bundle in parts.versions.items() if _uses(spec, kind)}
+    recorder = FeatureRecorder(feature_log, features, spec.version, versions) if feature_log else None
+    heavy = second_stage or (ModelRanker(parts.second_stage, features, recorder) if parts.second_stage else None)
+    light = first_stage or parts.first_stage
     if spec.first_stage is not None and first_stage is not None:
         versions["first_stage"] = first_stage.version
     if spec.second_stage is not None and second_stage is not None:

@@ -13,7 +13,6 @@ from serving.funnel.ports import ControlsReader
 from serving.funnel.request import Explanation, FeedRequest, Slate, SlatePost
 from serving.funnel.runner import Funnel
 from serving.metrics import Metrics
-from serving.snapshot import UNKNOWN
 from serving.visits import Visit, Visits
 
 
@@ -152,9 +151,10 @@ class Feed:
 
     def _log(self, page: Page, visit: Visit, request: FeedRequest) -> None:
         posts = [p.post for p in page.posts]
+        # The words that the models were fed, not the client's: training reads the request's words from here.
+        country, language = self._funnel.words_of(request)
         record = ServedPage(
-            page.request_id, visit.visit_id, page.user_id, page.surface,
-            request.country or self._known_country(request.user_id), request.language, request.device,
+            page.request_id, visit.visit_id, page.user_id, page.surface, country, language, request.device,
             request.at, page.spec_version, model_versions_text(page.model_versions), page.degraded,
             tuple(p.position for p in posts), tuple(p.post_id for p in posts), tuple(p.propensity for p in posts),
             tuple(p.ranked_at for p in page.posts),
@@ -164,12 +164,6 @@ class Feed:
             self._served.append(record)
         except StoreUnavailableError:
             self._metrics.degraded("served_log")
-
-    def _known_country(self, user_id: int) -> str | None:
-        users, catalogue = self._funnel.snapshot.users, self._funnel.snapshot.catalogue
-        row = users.row_of(user_id)
-        code = int(users.country_codes[row]) if row != UNKNOWN else UNKNOWN
-        return catalogue.countries[code] if code != UNKNOWN else None
 
 
 def model_versions_text(versions: dict[str, str]) -> str:

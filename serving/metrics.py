@@ -34,6 +34,12 @@ class Metrics:
             "vitrine_feature_values_out_of_bounds", "Online values read as null", ("feature",), registry=r
         )
         self._cache = Counter("vitrine_cache_requests", "Lookups in a cache", ("cache", "outcome"), registry=r)
+        self._feature_rows = Counter(
+            "vitrine_feature_log_rows",
+            "Ranked posts whose features were kept, dropped for want of room, or lost to an error",
+            ("outcome",),
+            registry=r,
+        )
         self._events = Counter("vitrine_events", "Posted events", ("outcome",), registry=r)
         self._cache_hit_rate = Gauge(
             "vitrine_cache_hit_rate", "Share of rows found in a feature cache since the start", ("cache",), registry=r
@@ -73,6 +79,10 @@ class Metrics:
         """Counts one batch of events."""
         for outcome, count in (("accepted", accepted), ("duplicate", duplicates), ("refused", refused)):
             self._events.labels(outcome).inc(count)
+
+    def feature_rows(self, outcome: str, rows: int) -> None:
+        """Counts ranked posts by what became of their features: kept, dropped or failed."""
+        self._feature_rows.labels(outcome).inc(rows)
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""

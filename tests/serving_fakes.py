@@ -17,6 +17,7 @@ from events.journal import Journal
 from feature_repo.catalog import VIEWS
 from feature_repo.columns import Columns, null_columns
 from serving.bootstrap import Runtime, make_funnel
+from serving.feature_log import FeatureLog
 from serving.funnel.first_stage import VectorRanker
 from serving.metrics import Metrics
 from serving.parts import Parts
@@ -219,17 +220,25 @@ def make_settings(folder: Path, **fields: object) -> Settings:
     return settings
 
 
-def make_runtime(folder: Path, spec: FunnelSpec | None = None, parts: Parts | None = None, **fields: object) -> Runtime:
-    """A runtime of fakes over a real journal."""
+def make_runtime(
+    folder: Path,
+    spec: FunnelSpec | None = None,
+    parts: Parts | None = None,
+    *,
+    is_feature_log: bool = False,
+    **fields: object,
+) -> Runtime:
+    """A runtime of fakes over a real journal, with a real feature log if wanted."""
     settings = make_settings(folder, **fields)
     snapshot = make_snapshot()
     parts = parts or make_parts(snapshot)
     spec = spec or make_spec()
     journal = Journal(settings.workspace.journal)
     metrics = Metrics()
-    funnel = make_funnel(spec, snapshot, parts, journal, metrics)
+    log = FeatureLog.opened(settings, metrics.feature_rows) if is_feature_log else None
+    funnel = make_funnel(spec, snapshot, parts, journal, metrics, feature_log=log)
     clock = FrozenClock(AS_OF)
-    return Runtime(settings, settings.workspace, clock, spec, snapshot, parts, journal, metrics, funnel)
+    return Runtime(settings, settings.workspace, clock, spec, snapshot, parts, journal, metrics, funnel, log)
 
 
 def without(parts: Parts, *names: str) -> Parts:

@@ -32,7 +32,7 @@ class RowCache:
 
     def __init__(self, max_entries: int, max_age_seconds: float) -> None:
         self._max_entries = max_entries
-        self._max_age = max_age_seconds
+        self.max_age_seconds = max_age_seconds
         self._slot_of: dict[int, int] = {}
         self._ids = np.full(min(_FIRST_ROWS, max_entries), -1, dtype=np.int64)
         self._read_at = np.full(len(self._ids), -np.inf)
@@ -63,6 +63,12 @@ class RowCache:
             self._insert(missing, fresh, now_seconds)
         return {name: _scatter(values, hits.get(name), held)[place] for name, values in fresh.items()}
 
+    def read_at(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Instant at which each id's row was read, as `gather` was told it, -inf where none is held, [N]."""
+        with self._lock:
+            slots = np.fromiter((self._slot_of.get(i, -1) for i in ids.tolist()), dtype=np.int64, count=len(ids))
+            return np.where(slots >= 0, self._read_at[slots], -np.inf)
+
     def clear(self) -> None:
         """Forgets every row."""
         with self._lock:
@@ -74,7 +80,7 @@ class RowCache:
         """Slot of each id that is held and young enough, else -1."""
         slot_of = self._slot_of
         slots = np.fromiter((slot_of.get(i, -1) for i in ids.tolist()), dtype=np.int64, count=len(ids))
-        is_old = (slots >= 0) & (now_seconds - self._read_at[slots] > self._max_age)
+        is_old = (slots >= 0) & (now_seconds - self._read_at[slots] > self.max_age_seconds)
         slots[is_old] = -1
         return slots
 

@@ -133,10 +133,16 @@ class Funnel:
             country = country if request.country else int(users.country_codes[user_row])
         return language, country
 
+    def words_of(self, request: FeedRequest) -> tuple[str | None, str | None]:
+        """Country and language that count for the request: its own, else the user's, None where nobody knows."""
+        catalogue = self.snapshot.catalogue
+        language_code, country_code = self._place(request, self.snapshot.users.row_of(request.user_id))
+        country = request.country or _name(catalogue.countries, country_code)
+        return country, request.language or _name(catalogue.languages, language_code)
+
     def _user_columns(self, state: RequestState) -> dict[str, NDArray[np.generic]] | None:
-        catalogue, request = self.snapshot.catalogue, state.request
-        country = request.country or _name(catalogue.countries, state.country_code)
-        language = request.language or _name(catalogue.languages, state.language_code)
+        request = state.request
+        country, language = self.words_of(request)
         try:
             columns = self.features.user_columns(request.user_id)
         except (StoreUnavailableError, FeatureStoreError):

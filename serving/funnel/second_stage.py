@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from core.errors import BundleError, FeatureStoreError
 from feature_repo.columns import Columns
 from feature_repo.crosses import cross_features
+from serving.funnel.feature_record import FeatureRecorder
 from serving.funnel.features import FunnelFeatures
 from serving.funnel.state import RequestState
 
@@ -25,11 +26,14 @@ class EngagementModel(Protocol):
 
 
 class ModelRanker:
-    """Runs the bundle on features of the moment."""
+    """Runs the bundle on features of the moment; `recorder` keeps those of sampled requests."""
 
-    def __init__(self, model: EngagementModel, features: FunnelFeatures) -> None:
+    def __init__(
+        self, model: EngagementModel, features: FunnelFeatures, recorder: FeatureRecorder | None = None
+    ) -> None:
         self._model = model
         self._features = features
+        self._recorder = recorder
 
     @property
     def version(self) -> str:
@@ -45,6 +49,8 @@ class ModelRanker:
             raise FeatureStoreError("the second stage needs the user's features")
         posts = self._features.post_columns(rows, state.at_seconds)
         crosses = cross_features(state.user, posts, state.at_seconds)
+        if self._recorder is not None:
+            self._recorder.record(state, rows, posts, crosses)
         try:
             return np.asarray(self._model.probabilities(state.user, posts, crosses), dtype=np.float64)
         except ValueError as error:

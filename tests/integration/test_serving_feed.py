@@ -12,7 +12,7 @@ from events.served import ServedLog
 from serving.bootstrap import build_runtime
 from serving.cursor import CursorError, load_secret
 from serving.funnel.request import FeedRequest
-from tests.serving_fakes import AS_OF, make_runtime, make_spec
+from tests.serving_fakes import AS_OF, COLD_USER, make_runtime, make_spec
 
 SMALL = {"eligibility": {"min_pool": 0}, "rerank": {"slate_size": 30}}
 
@@ -68,6 +68,22 @@ def test_scrolling_to_the_end_shows_every_eligible_post_once(desk):
     assert sorted(shown) == eligible.tolist()
     positions = [entry.post.position for page in pages for entry in page.posts]
     assert positions == list(range(len(shown)))
+
+
+@pytest.mark.parametrize(
+    ("user_id", "given", "logged"),
+    [
+        (1, {}, ("US", "en")),  # nothing said: the user's own words rank and are kept
+        (1, {"country": "ES", "language": "es"}, ("ES", "es")),
+        (COLD_USER, {}, (None, None)),
+    ],
+)
+def test_pages_keep_the_words_that_the_models_were_fed(desk, user_id, given, logged):
+    wish = FeedRequest(user_id, AS_OF, **given)
+    page = desk.served.page(desk.page(user_id=user_id, **given).request_id)
+    assert (page.country, page.language) == logged
+    fed = desk.runtime.funnel._open(wish).user
+    assert (fed["request__country"][0], fed["request__language"][0]) == tuple(word or "" for word in logged)
 
 
 def test_the_creator_rule_holds_across_pages_and_reruns(desk):

@@ -47,6 +47,7 @@ run("serving", "snapshot")
 run("serving", "draw-candidates", "--requests", "40", "--candidates", "200")
 run("training", "first-stage", "--quick")
 run("training", "index")
+run("operations", "skew", "--requests", "10")
 run("operations", "evaluate", "--seeds", "1", "--users", "10")
 """
 
@@ -143,11 +144,19 @@ def sample_users(url):
 
 def test_every_stage_ran_and_the_evaluation_judged_it(pipeline):
     stages = [line for line in pipeline.splitlines() if line.startswith("STAGE ")]
-    assert len(stages) == 15
+    assert len(stages) == 16
     last = next(json.loads(line) for line in reversed(pipeline.splitlines()) if line.startswith("{"))
     assert set(last["policies"]) == {"random", "popularity", "item_to_item", "two_tower", "funnel", "oracle"}
     assert last["policies"]["oracle"]["gain"] == 1
     assert last["policies"]["funnel"]["value"] > last["policies"]["random"]["value"]
+
+
+def test_served_features_are_those_that_training_would_join(pipeline):
+    lines = [json.loads(line) for line in pipeline.splitlines() if line.startswith("{")]
+    (skew,) = [line for line in lines if "num_unexplained" in line]
+    assert skew["num_requests"] == 10
+    assert skew["num_values"] > 100_000
+    assert skew["num_different"] == 0
 
 
 def test_the_server_is_ready_with_every_part(url):

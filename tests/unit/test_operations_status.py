@@ -151,6 +151,16 @@ def test_a_refused_gate_is_degraded_and_says_why(settings):
     assert "too old" in found.value
 
 
+@pytest.mark.parametrize(("ok", "state"), [(True, "ok"), (False, "degraded")])
+def test_the_last_skew_audit_says_whether_it_was_accepted(settings, ok, state):
+    assert item(settings, "skew", "skew").remedy == "make skew"
+    report = {"ok": ok, "share": 0.25, "num_values": 4000, "causes": {"unexplained": 7}}
+    write_json(settings.workspace.reports / "skew.json", report)
+    found = item(settings, "skew", "skew")
+    assert found.state == state
+    assert found.value.startswith("25.000% of 4,000 values differ, 7 without a cause")
+
+
 def test_quarantined_rows_are_counted_per_gate(settings):
     folder = settings.workspace.quarantine / "events"
     folder.mkdir(parents=True)
@@ -169,6 +179,7 @@ def test_quarantined_rows_are_counted_per_gate(settings):
         ("snapshot/current.json", "snapshot"),
         ("training_sets/x/manifest.json", "training sets"),
         ("reports/closed_loop.json", "evaluation"),
+        ("reports/skew.json", "skew"),
         ("journal.db", "journal"),
     ],
 )
