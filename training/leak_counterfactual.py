@@ -70,7 +70,7 @@ def rebuilt_and_compared(
                 step(f"joining {name}")
                 _compare(connection, scratch, sets[name], rows, at, config, tallies[name])
     told("counterfactual", len(cuts), len(cuts))
-    return {name: tally.result(len(cuts)) for name, tally in tallies.items()}
+    return {name: tally.result() for name, tally in tallies.items()}
 
 
 def _compare(
@@ -106,11 +106,12 @@ class _Tally:
     """Differences of one set, summed over the cuts."""
 
     def __init__(self) -> None:
-        self.num_rows = self.num_values = self.num_left_out = 0
+        self.num_cuts = self.num_rows = self.num_values = self.num_left_out = 0
         self._rows: dict[str, int] = {}
         self._examples: dict[str, list[str]] = {}
 
     def add(self, rows: Examples, rebuilt: Columns) -> None:
+        self.num_cuts += 1
         self.num_rows += rows.num_rows
         for name, expected in rebuilt.items():
             stored = np.asarray(rows.columns[name])
@@ -121,13 +122,13 @@ class _Tally:
                 shown = self._examples.setdefault(name, [])
                 shown += [_difference(rows, int(r), stored[r], expected[r]) for r in odd[: 3 - len(shown)]]
 
-    def result(self, num_cuts: int) -> CheckResult:
+    def result(self) -> CheckResult:
         leaks = [
             Leak("counterfactual", name, count, self.num_rows, FOUND, tuple(self._examples[name]), ADVICE)
             for name, count in sorted(self._rows.items(), key=lambda item: -item[1])
         ]
         left_out = f"; {self.num_left_out:,} rows left out, their entity changed" if self.num_left_out else ""
-        note = f"{num_cuts} cuts{left_out}"
+        note = f"{self.num_cuts} cuts{left_out}"
         return CheckResult("counterfactual", self.num_rows, self.num_values, tuple(leaks), note)
 
 
