@@ -131,6 +131,10 @@ $(S)/sets: $(S)/apply $(SETS)
 	$(PY) -m validation training-set second_stage retrieval
 	@touch $@
 
+.PHONY: leaks
+leaks: $(S)/sets ## audit of every training set: known times, label give-aways, a rebuild without the future
+	$(PY) -m training leaks
+
 .PHONY: retrieval second-stage first-stage
 retrieval: $(S)/retrieval ## two-tower retrieval
 second-stage: $(S)/second-stage ## multi-task second stage with calibrated heads

@@ -61,6 +61,9 @@ class _Bar:
     def __call__(self, done: int, total: int) -> None:
         self._progress.update(self._task, completed=done, total=total)
 
+    def at(self, what: str, done: int, total: int) -> None:
+        self._progress.update(self._task, description=what, completed=done, total=total)
+
     def says(self, what: str) -> None:
         self._progress.update(self._task, description=what)
 
@@ -100,6 +103,29 @@ def sets(
             built[name] = {"rows": m.rows, "set_id": m.set_id, "is_new": is_new}
         console.print(table)
         _result({"sets": built})
+
+
+@app.command()
+def leaks(
+    names: Annotated[list[str] | None, typer.Argument(help="Training sets; default every one there is.")] = None,
+    cuts: Annotated[int, typer.Option(min=1, help="Instants per set at which the features are rebuilt.")] = 5,
+    trust: Annotated[list[str] | None, typer.Option(help="Features that may predict a label alone.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Refuse training sets that hold what was not known at its use."""
+    with _told() as settings:
+        from training.leak_audit import audit_sets, built_sets
+        from training.leak_checks import AuditConfig
+        from training.leak_report import audit_table, require_clean, write_audit
+
+        workspace = settings.workspace
+        config = AuditConfig(num_cuts=cuts, trusted=tuple(trust or ()), seed=seed)
+        with _bar("Audit") as bar:
+            audits = audit_sets(settings, names or built_sets(workspace), config, bar.at)
+        report = write_audit(workspace, audits, config, workspace.clock(settings.clock).now())
+        console.print(audit_table(audits))
+        _result({"leaks": {audit.name: len(audit.leaks) for audit in audits}, "report": str(report)})
+        require_clean(audits, report)
 
 
 @app.command()

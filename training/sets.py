@@ -215,6 +215,13 @@ def seconds(instants: pa.ChunkedArray | pa.Array) -> NDArray[np.float64]:
 
 def joined_columns(workspace: Workspace, rows: pa.Table, service: str, names: Sequence[str] = ()) -> Columns:
     """Features of `service` (all, or `names` of it) and request context at each row's served_at, in order of rows."""
+    extra = [name for name in (CANDIDATE_SCORE, CANDIDATE_RANK) if name in rows.column_names]
+    features = joined_features(workspace, rows, service, names)
+    return features | context_columns(rows) | {name: rows[name].to_numpy() for name in extra}
+
+
+def joined_features(workspace: Workspace, rows: pa.Table, service: str, names: Sequence[str] = ()) -> Columns:
+    """Features of `service` (all, or `names` of it) at each row's served_at, in order of rows."""
     from feature_repo.columns import columns_from_arrow
     from feature_repo.historical import training_frame
 
@@ -238,8 +245,7 @@ def joined_columns(workspace: Workspace, rows: pa.Table, service: str, names: Se
     wanted = (
         [n for n in frame.column_names if "__" in n] if not names else [n for n in names if n in frame.column_names]
     )
-    extra = [name for name in (CANDIDATE_SCORE, CANDIDATE_RANK) if name in rows.column_names]
-    return columns_from_arrow(frame, wanted) | context_columns(rows) | {name: rows[name].to_numpy() for name in extra}
+    return columns_from_arrow(frame, wanted)
 
 
 def context_columns(rows: pa.Table) -> Columns:

@@ -1,5 +1,6 @@
 """`python -m validation events | features | training-set NAME | all`: run a gate, print its verdict."""
 
+import json
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated
@@ -11,7 +12,8 @@ from rich.table import Table
 
 from core.errors import VitrineError
 from core.settings import Settings
-from validation.docs_site import index_page
+from core.workspace import Workspace
+from validation.docs_site import DRIFT_PAGE, index_page
 from validation.report import SuiteReport
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Gates: what must be true of the data.")
@@ -34,6 +36,7 @@ def features() -> None:
 
     settings = Settings()
     _run("features", settings, lambda told: check_features(settings, settings.workspace.clock(settings.clock), told))
+    _print_drift(settings.workspace)
 
 
 @app.command("training-set")
@@ -75,6 +78,15 @@ def _run(title: str, settings: Settings, gate: Callable[[Told], list[SuiteReport
         for reason, count in report.reasons.items():
             console.print(f"  {report.suite}: {count:,} rows quarantined, {reason}", markup=False, highlight=False)
     console.print(f"Data Docs: {index_page(settings.workspace.docs)}", soft_wrap=True, highlight=False)
+
+
+def _print_drift(workspace: Workspace) -> None:
+    from validation.drift_page import drift_report_path, drift_table
+
+    path = drift_report_path(workspace)
+    console = Console()
+    console.print(drift_table(json.loads(path.read_text())))
+    console.print(f"Every feature: {path} and {workspace.docs / DRIFT_PAGE}", soft_wrap=True, highlight=False)
 
 
 def _table(title: str, reports: list[SuiteReport]) -> Table:

@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from core.errors import GateError
-from validation.docs_site import forget_old_runs, index_page, results_folder, suites_folder
+from validation.docs_site import forget_old_runs, index_page, link_drift, results_folder, suites_folder
 from validation.rules import Rule, Suite
 
 with warnings.catch_warnings():
@@ -101,6 +101,7 @@ class Engine:
         forget_old_runs(self._folder)
         with _quiet("Data Docs"):
             self._context.build_data_docs()
+        link_drift(self._folder)
         return index_page(self._folder)
 
 

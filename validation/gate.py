@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ def silent(_: str) -> None:
 
 @dataclass
 class Gate:
-    """A run in progress; `reports` fills as suites are judged."""
+    """A run in progress; `reports` fills as suites are judged, `drift` where builds are compared."""
 
     name: str
     workspace: Workspace
@@ -37,6 +38,7 @@ class Gate:
     ran_at: datetime
     told: Told = silent
     reports: list[SuiteReport] = field(default_factory=list)
+    drift: dict[str, Any] | None = None
 
     def require(self, suite: Suite, frame: pd.DataFrame, *, num_rows: int | None = None) -> None:
         """Judges a frame whose rows cannot be taken out. Raises GateError when an expectation is not met.
@@ -112,7 +114,7 @@ def opened(name: str, workspace: Workspace, clock: Clock, told: Told) -> Iterato
     docs = gate.engine.build_docs()
     record(
         workspace.docs,
-        GateReport(name, clock.now(), ran_at, tuple(gate.reports), docs, str(refusal) if refusal else None),
+        GateReport(name, clock.now(), ran_at, tuple(gate.reports), docs, str(refusal) if refusal else None, gate.drift),
     )
     if refusal is not None:
         advice = "mend the source and import or build it again; no row was changed by this suite"

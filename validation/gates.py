@@ -1,6 +1,10 @@
 """The gates of the stages: what is put before which suite, in which order."""
 
 from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import duckdb
 
 from core.clock import Clock
 from core.errors import GateError, MissingStageError
@@ -10,6 +14,8 @@ from core.workspace import Workspace
 from events.log import count_rows
 from events.read import connect, register_log
 from feature_repo.catalog import VIEWS
+from validation.drift import DriftReport, Profile, accept, compare, read_accepted, view_profiles
+from validation.drift_page import publish_drift
 from validation.feature_subjects import by_day_sql, view_key, view_sql
 from validation.gate import Told, opened, silent
 from validation.leakage import PROBED_ROWS, require_no_leak
@@ -86,9 +92,25 @@ def check_features(settings: Settings, clock: Clock, told: Told = silent) -> lis
                 days = features_by_day(VIEWS[name], end_at)
                 if days.rules:
                     gate.require(days, pandas_frame(connection.sql(by_day_sql(table, days.columns())).to_arrow_table()))
+            told("drift")
+            gate.drift = _accepted_drift(connection, workspace, end_at)
     finally:
         connection.close()
     return gate.reports
+
+
+def _accepted_drift(connection: duckdb.DuckDBPyConnection, workspace: Workspace, end_at: datetime) -> dict[str, Any]:
+    """Sum of how far features moved since the last accepted build; this build is then the accepted one."""
+    accepted_until, accepted = read_accepted(workspace.docs)
+    fresh: dict[str, Profile] = {}
+    now: dict[str, Profile] = {}
+    for name, table in _feature_tables(workspace).items():
+        own, comparable = view_profiles(connection, VIEWS[name], table, end_at, accepted)
+        fresh, now = fresh | own, now | comparable
+    report = DriftReport(end_at, accepted_until, tuple(compare(accepted, now)))
+    publish_drift(workspace, report)
+    accept(workspace.docs, end_at, fresh)
+    return report.summary()
 
 
 def check_training_set(

@@ -23,7 +23,10 @@ class SuiteReport:
 
 @dataclass(frozen=True)
 class GateReport:
-    """One run of a gate. `at` is the platform's time, `ran_at` the wall's; `refusal` says why it refused, if so."""
+    """One run of a gate. `at` is the platform's time, `ran_at` the wall's; `refusal` says why it refused, if so.
+
+    `drift` sums up how far features moved, where the gate compares builds.
+    """
 
     gate: str
     at: datetime
@@ -31,6 +34,7 @@ class GateReport:
     suites: tuple[SuiteReport, ...]
     docs: Path
     refusal: str | None = None
+    drift: dict[str, Any] | None = None
 
     @property
     def num_rows(self) -> int:
@@ -52,7 +56,7 @@ class GateReport:
             "refusal": self.refusal,
             "docs": self.docs.name,
             "suites": [asdict(suite) for suite in self.suites],
-        }
+        } | ({} if self.drift is None else {"drift": self.drift})
 
 
 def gates_path(docs: Path) -> Path:

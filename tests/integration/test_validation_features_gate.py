@@ -168,3 +168,56 @@ def test_a_training_set_with_a_short_file_is_refused(settings):
     np.save(settings.workspace.training_sets / "tiny" / "weights.npy", rows.weights[:-1])
     with pytest.raises(GateError, match=r"weights.npy has 199 rows, the manifest says 200"):
         check_training_set(settings, CLOCK, "tiny")
+
+
+def drift_of(settings):
+    return json.loads((settings.workspace.reports / "drift.json").read_text())
+
+
+def test_an_accepted_build_is_what_the_next_one_is_compared_with(settings, monkeypatch):
+    from typer.testing import CliRunner
+
+    from validation.__main__ import app
+
+    monkeypatch.setenv("VITRINE_VAR_DIR", str(settings.var_dir))
+    monkeypatch.setenv("VITRINE_DATASET", settings.dataset)
+    first = CliRunner().invoke(app, ["features"])
+    assert "the first accepted build, nothing to compare with" in first.output
+    assert drift_of(settings)["features"] == []
+    second = CliRunner().invoke(app, ["features"])
+    assert second.exit_code == 0, second.output
+    assert "Drift against the build up to 2024-03-07T00:00" in second.output
+    found = drift_of(settings)
+    assert found["accepted_until"] == END_AT.isoformat()
+    assert len(found["features"]) > 200
+    assert {feature["psi"] for feature in found["features"]} == {0.0}
+
+
+def test_a_moved_feature_is_reported_drawn_and_linked_but_stops_nothing(settings):
+    check_features(settings, CLOCK)
+    for file in (settings.workspace.features / "post_activity").rglob("*.parquet"):
+        table = pq.ParquetFile(file).read()
+        change(file, "rate_like_total", dict.fromkeys(range(table.num_rows), 0.75))
+    reports = check_features(settings, CLOCK)
+    assert all(report.is_passed for report in reports)
+    worst = drift_of(settings)["features"][0]
+    assert worst["feature"] == "post_activity__rate_like_total"
+    assert worst["psi"] > 0.25
+    assert worst["num_before"] == worst["num_now"] > 20
+    docs = settings.workspace.docs
+    assert '<a href="drift.html">' in (docs / "index.html").read_text()
+    assert "post_activity__rate_like_total" in (docs / "drift.html").read_text()
+    assert (docs / "drift.png").read_bytes().startswith(b"\x89PNG")
+    last = json.loads((docs / "gates.json").read_text())["features"]
+    assert last["drift"]["num_features"] > 200
+
+
+def test_a_refused_build_is_not_what_later_ones_are_compared_with(settings):
+    check_features(settings, CLOCK)
+    accepted = (settings.workspace.docs / "drift_accepted.json").read_text()
+    for file in (settings.workspace.features / "post_profile").glob("day=*/*.parquet"):
+        change(file, "created_at", dict.fromkeys(range(pq.read_metadata(file).num_rows)))
+    with pytest.raises(GateError):
+        check_features(settings, CLOCK)
+    assert (settings.workspace.docs / "drift_accepted.json").read_text() == accepted
+    assert "drift" not in json.loads((settings.workspace.docs / "gates.json").read_text())["features"]
