@@ -79,6 +79,20 @@ def memory_bytes(connection: duckdb.DuckDBPyConnection) -> int:
     return int(float(number) * _UNIT_BYTES[unit])
 
 
+def row_bytes(schema: pa.Schema) -> float:
+    """About what a row takes in Arrow: text counts as 32 bytes and a list as 256, since only reading would tell."""
+    return sum(_value_bytes(kind) for kind in schema.types) + 1.0
+
+
+def _value_bytes(kind: pa.DataType) -> float:
+    if pa.types.is_nested(kind):
+        return 256.0
+    try:
+        return float(kind.bit_width) / 8
+    except ValueError:  # Arrow's answer for text
+        return 32.0
+
+
 def columns_of(connection: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
     """DuckDB's type by column of something that stands after FROM."""
     said = connection.sql(f"DESCRIBE SELECT * FROM {relation}").to_arrow_table()

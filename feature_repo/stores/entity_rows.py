@@ -42,12 +42,12 @@ class EntityRows:
                 "and text or a time zone where it is meant"
             ) from error
 
-    def sample(self, connection: duckdb.DuckDBPyConnection) -> pa.Table:
-        """The first rows, at most 1,024."""
+    def schema(self, connection: duckdb.DuckDBPyConnection) -> pa.Schema:
+        """Names and Arrow types of the rows' columns. Raises InputError when the rows cannot be read."""
         if self.table is not None:
-            return self.table.slice(0, 1024)
+            return self.table.schema
         try:
-            return connection.sql(f"SELECT * FROM {self._relation} LIMIT 1024").to_arrow_table()
+            return connection.sql(f"SELECT * FROM {self._relation} LIMIT 0").to_arrow_table().schema
         except duckdb.Error as error:
             raise InputError(
                 f"entity rows cannot be read from {self.frame!r} ({error}); expected a frame, an Arrow table, "
@@ -59,7 +59,7 @@ class EntityRows:
 
         Raises InputError when there is no such column or several.
         """
-        empty = self.sample(connection).slice(0, 0).to_pandas()
+        empty = self.schema(connection).empty_table().to_pandas()
         try:
             return infer_event_timestamp_from_entity_df(dict(empty.dtypes))
         except EntityTimestampInferenceException as error:

@@ -44,13 +44,15 @@ class FeatureTable:
         wanted = "".join(f", files.{identifier(c)}" for c in columns)
         return f"SELECT {chosen}.*{wanted} FROM {self.files()} AS files JOIN {chosen} ON {chosen}.row_id = {_ROW_ID}"
 
-    def row_bytes(self, connection: duckdb.DuckDBPyConnection, columns: Iterable[str]) -> float:
-        """Mean bytes of a row of `columns` in Arrow, from the table's first rows."""
-        wanted = ", ".join(identifier(c) for c in columns)
-        if not wanted:
-            return 0.0
-        sample: pa.Table = connection.sql(f"SELECT {wanted} FROM {self.files()} LIMIT 1024").to_arrow_table()
-        return float(sample.nbytes) / max(sample.num_rows, 1)
+    def schema(self, connection: duckdb.DuckDBPyConnection, columns: Iterable[str]) -> pa.Schema:
+        """Arrow types of `columns`. Raises InputError when one of them is not there."""
+        wanted = list(dict.fromkeys(columns))
+        self.types(connection, wanted)
+        return (
+            connection.sql(f"SELECT {', '.join(map(identifier, wanted))} FROM {self.files()} LIMIT 0")
+            .to_arrow_table()
+            .schema
+        )
 
     def types(self, connection: duckdb.DuckDBPyConnection, columns: Iterable[str]) -> dict[str, str]:
         """DuckDB's type by column of the table. Raises InputError when one of `columns` is not there."""
