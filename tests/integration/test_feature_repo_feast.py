@@ -26,7 +26,7 @@ from feature_repo.historical import training_frame
 from feature_repo.materialize import materialize
 from feature_repo.online import OnlineFeatures
 from feature_repo.store import CONFIG_PATH, apply_definitions, open_feature_store
-from feature_repo.stores import asof
+from feature_repo.stores import on_demand
 from feature_repo.stores.embedded import ensure_redis, stop_redis
 from tests.feature_logs import END, START, random_log
 
@@ -209,7 +209,7 @@ def test_a_planted_future_value_never_reaches_a_training_frame(workspace: Worksp
 def test_on_demand_slices_do_not_change_the_values(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = entity_rows(workspace, 50)
     whole = training_frame(workspace, rows, "second_stage_v1")
-    monkeypatch.setattr(asof, "ON_DEMAND_ROWS", 7)
+    monkeypatch.setattr(on_demand, "ON_DEMAND_ROWS", 7)
     assert training_frame(workspace, rows, "second_stage_v1").equals(whole)
 
 
