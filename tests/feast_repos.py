@@ -26,6 +26,7 @@ def open_repo(folder: Path, online: Mapping[str, object], engine: object = "loca
         offline_store={"type": "duckdb"},
         online_store=dict(online),
         batch_engine=engine,
+        materialization={"pull_latest_features": True},
         **options,
     )
     return FeatureStore(config=config)
