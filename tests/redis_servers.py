@@ -5,7 +5,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -118,7 +118,7 @@ def _answers(client: redis.Redis) -> bool:
         return False
 
 
-def _wait_until(is_done) -> None:
+def _wait_until(is_done: Callable[[], bool]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not is_done():
         if time.monotonic() > deadline:

@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesResponse
 from feast.protos.feast.types.Value_pb2 import RepeatedValue, Value
 from feast.type_map import python_values_to_proto_values
 from feast.value_type import ValueType
@@ -14,7 +15,7 @@ from feature_repo.stores.packed.cells import cells_from_arrow, cells_from_values
 from feature_repo.stores.packed.layout import Layout, PackedField
 from feature_repo.stores.packed.pack import pack_rows
 from feature_repo.stores.packed.unpack import unpack_rows
-from feature_repo.stores.packed.wire import value_column, values_of
+from feature_repo.stores.packed.wire import time_column, value_columns, values_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Feast's imports
 
@@ -60,9 +61,9 @@ def test_every_form_comes_back_as_it_went_in():
     assert rows.strings("name") == [b"", "né".encode(), b""]
     assert rows.padded("fixed", 3, 0).tolist() == [[1, 2, 3], [4, 0, 0], [0, 0, 0]]
     assert rows.padded("free", 2, -1).tolist() == [[-1, -1], [-1, -1], [5, -6]]
-    assert [list(v.string_list_val.val) for v in values_of(rows, "words")] == [["a", ""], [], []]
-    assert values_of(rows, "words")[2].WhichOneof("val") is None
-    assert values_of(rows, "words")[1].WhichOneof("val") == "string_list_val"
+    assert [list(v.string_list_val.val) for v in values_of(rows, ["words"])[0]] == [["a", ""], [], []]
+    assert values_of(rows, ["words"])[0][2].WhichOneof("val") is None
+    assert values_of(rows, ["words"])[0][1].WhichOneof("val") == "string_list_val"
 
 
 def test_arrow_and_values_pack_to_the_same_bytes():
@@ -127,4 +128,13 @@ def test_whole_numbers_are_written_as_protobuf_writes_them(numbers):
     layout = Layout([PackedField("i", "INT64")])
     rows = unpack_rows(layout, packed(layout, {"i": pa.array(numbers, pa.int64())}))
     wanted = RepeatedValue(val=[Value() if n is None else Value(int64_val=n) for n in numbers])
-    assert value_column(rows, "i") == wanted.SerializeToString()
+    assert value_columns(rows, ["i"])[0] == wanted.SerializeToString()
+
+
+@given(st.lists(st.tuples(st.integers(-(10**15), 4 * 10**15), st.booleans()), max_size=10))
+def test_instants_are_written_as_protobuf_reads_them(cases):
+    event_us = np.array([c[0] for c in cases], dtype=np.int64)
+    found = np.array([c[1] for c in cases], dtype=bool)
+    vector = GetOnlineFeaturesResponse.FeatureVector.FromString(time_column(event_us, found))
+    wanted = [divmod(micros, 10**6) if is_found else (0, 0) for micros, is_found in cases]
+    assert [(t.seconds, t.nanos) for t in vector.event_timestamps] == [(s, r * 1000) for s, r in wanted]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from feast.infra.online_stores.helpers import compute_versioned_name
 from feast.infra.online_stores.redis import RedisOnlineStore
 from feast.repo_config import RepoConfig
 
@@ -19,6 +20,11 @@ def key_space(config: RepoConfig) -> KeySpace:
     options = config.online_store
     project = config.project if options.connection_string else f"{config.project}:{workspace_of(config).root.name}"
     return KeySpace(project, options.redis_type == "redis_cluster")
+
+
+def view_name(config: RepoConfig, view: Any) -> str:
+    """Name of the view's rows, with its version where Feast keeps versions apart online."""
+    return str(compute_versioned_name(view, config.registry.enable_online_feature_view_versioning))
 
 
 def open_server(config: RepoConfig) -> RowServer:

@@ -9,6 +9,7 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -65,6 +66,28 @@ def tag_of(key: bytes) -> bytes:
     return key[:4]
 
 
+@dataclass(frozen=True)
+class IdBlock:
+    """Keys that differ in their last eight bytes only, the id: one view, one int64 join key."""
+
+    prefix: bytes
+    ids: NDArray[np.int64]
+
+    def as_arguments(self) -> bytes:
+        """The keys as arguments of a Redis command, written by numpy for all ids at once."""
+        head = b"$%d\r\n%b" % (len(self.prefix) + 8, self.prefix)
+        cells = np.empty((len(self.ids), len(head) + 10), dtype=np.uint8)
+        cells[:] = np.frombuffer(head + bytes(8) + b"\r\n", dtype=np.uint8)
+        cells[:, len(head) : -2] = np.ascontiguousarray(self.ids, dtype="<i8").view(np.uint8).reshape(-1, 8)
+        return cells.tobytes()
+
+
+def mget_command(blocks: Sequence[IdBlock]) -> bytes:
+    """MGET of every key of the blocks, as Redis reads it from the wire."""
+    num_keys = sum(len(block.ids) for block in blocks)
+    return b"".join([b"*%d\r\n$4\r\nMGET\r\n" % (num_keys + 1), *(block.as_arguments() for block in blocks)])
+
+
 def require_serialization(version: int) -> None:
     """Raises ConfigError unless Feast serializes entity keys as this store expects."""
     if version != SERIALIZATION:
@@ -81,6 +104,7 @@ def entities_of_protos(entity_keys: Sequence[EntityKey]) -> list[bytes]:
         raise InputError(f"an entity key has no value or one of a type that cannot be a key: {error}") from error
 
 
+@lru_cache(maxsize=64)
 def int64_head(join_key: str) -> bytes:
     """What precedes the eight bytes of the id in the entity of one int64 join key."""
     example = EntityKey(join_keys=[join_key], entity_values=[Value(int64_val=0)])

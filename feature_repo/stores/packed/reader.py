@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from core.errors import ConfigError, InputError
 from feature_repo.stores.packed.blocks import FeatureBlock, ViewBlocks, empty_block
-from feature_repo.stores.packed.keys import entities_of_arrow, entities_of_ids
-from feature_repo.stores.packed.store import PackedOnlineStore, view_name
+from feature_repo.stores.packed.connect import view_name
+from feature_repo.stores.packed.keys import IdBlock, entities_of_arrow, entities_of_ids, int64_head
+from feature_repo.stores.packed.server import SingleServer
+from feature_repo.stores.packed.store import PackedOnlineStore
 from feature_repo.stores.packed.unpack import Unpacked
 
 Ids = Mapping[str, NDArray[np.int64] | Sequence[Any]]
@@ -28,6 +30,24 @@ class _KeyGroup:
 
     types: Mapping[str, Any]
     views: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Entities:
+    """The distinct entities of a read: ids of one int64 join key, or serialized ones."""
+
+    join_key: str
+    ids: NDArray[np.int64] | None
+    others: Sequence[bytes]
+    places: NDArray[np.int64] | None
+    """Which of them each row wants, [N]; None where each row has its own, in order."""
+
+    def __len__(self) -> int:
+        return len(self.others) if self.ids is None else len(self.ids)
+
+    @property
+    def serialized(self) -> Sequence[bytes]:
+        return self.others if self.ids is None else entities_of_ids(self.join_key, self.ids)
 
 
 class PackedReader:
@@ -69,49 +89,64 @@ class PackedReader:
 
         Raises InputError for a missing join key, StoreUnavailableError when Redis does not answer.
         """
-        keys, places = self._plan(ids)
-        return self._block(self._store.server(self._config).read(keys), places)
+        plan = self._plan(ids)
+        return self._block(self._fetch(plan), plan)
 
     async def read_async(self, ids: Ids) -> FeatureBlock:
         """The same, awaiting Redis."""
-        keys, places = self._plan(ids)
-        return self._block(await self._store.server(self._config).read_async(keys), places)
+        plan = self._plan(ids)
+        server, blocks = self._store.server(self._config), self._id_blocks(plan)
+        if blocks is not None and isinstance(server, SingleServer):
+            return self._block(await server.read_ids_async(blocks), plan)
+        return self._block(await server.read_async(self._keys(plan)), plan)
 
     def rows(self, ids: Ids) -> list[Unpacked]:
         """Packed rows of every view in the order of `views`, [N] each."""
-        keys, places = self._plan(ids)
-        raw = self._store.server(self._config).read(keys)
-        return [rows for _, rows in sorted(self._unpacked(raw, places), key=lambda pair: pair[0])]
+        plan = self._plan(ids)
+        found = dict(self._unpacked(self._fetch(plan), plan))
+        return [found[place] for place in range(len(self.views))]
 
-    def _plan(self, ids: Ids) -> tuple[list[bytes], list[tuple[int, NDArray[np.int64] | None]]]:
-        """Keys to fetch, and per group how many entities they are and which row wants which."""
+    def _fetch(self, plan: list[_Entities]) -> list[bytes | None]:
+        server, blocks = self._store.server(self._config), self._id_blocks(plan)
+        if blocks is not None and isinstance(server, SingleServer):
+            return server.read_ids(blocks)
+        return server.read(self._keys(plan))
+
+    def _plan(self, ids: Ids) -> list[_Entities]:
         num_rows = max((len(v) for v in ids.values()), default=0)
+        return [_entities(group.types, ids, num_rows) for group in self._groups]
+
+    def _id_blocks(self, plan: list[_Entities]) -> list[IdBlock] | None:
+        """Keys of every view as blocks of ids; None where a view has other keys."""
+        blocks = []
+        for group, entities in zip(self._groups, plan, strict=True):
+            if entities.ids is None:
+                return None
+            head = int64_head(entities.join_key)
+            blocks += [IdBlock(self._space.prefix(self._names[view]) + head, entities.ids) for view in group.views]
+        return blocks
+
+    def _keys(self, plan: list[_Entities]) -> list[bytes]:
         keys: list[bytes] = []
-        places = []
-        for group in self._groups:
-            entities, of_rows = _entities(group.types, ids, num_rows)
-            places.append((len(entities), of_rows))
+        for group, entities in zip(self._groups, plan, strict=True):
             for view in group.views:
-                keys += self._space.keys(self._names[view], entities)
-        return keys, places
+                keys += self._space.keys(self._names[view], entities.serialized)
+        return keys
 
-    def _unpacked(
-        self, raw: Sequence[bytes | None], places: Sequence[tuple[int, NDArray[np.int64] | None]]
-    ) -> Iterator[tuple[int, Unpacked]]:
+    def _unpacked(self, raw: Sequence[bytes | None], plan: list[_Entities]) -> Iterator[tuple[int, Unpacked]]:
         start = 0
-        for group, (num_entities, of_rows) in zip(self._groups, places, strict=True):
+        for group, entities in zip(self._groups, plan, strict=True):
             for place in group.views:
-                of_view = raw[start : start + num_entities]
-                start += num_entities
-                rows, _ = self._store.unpack(self._config, self.views[place].view, of_view)
-                yield place, rows if of_rows is None else rows.take(of_rows)
+                of_view = raw[start : start + len(entities)]
+                start += len(entities)
+                blocks = self.views[place]
+                rows, _ = self._store.unpack(self._config, blocks.view, of_view, blocks.layout)
+                yield place, rows if entities.places is None else rows.take(entities.places)
 
-    def _block(
-        self, raw: Sequence[bytes | None], places: Sequence[tuple[int, NDArray[np.int64] | None]]
-    ) -> FeatureBlock:
+    def _block(self, raw: Sequence[bytes | None], plan: list[_Entities]) -> FeatureBlock:
         block: FeatureBlock | None = None
         now_us = self._store.now_us(self._config)
-        for place, rows in self._unpacked(raw, places):
+        for place, rows in self._unpacked(raw, plan):
             block = block or self._empty(len(rows))
             self.views[place].fill(block, place, rows, now_us)
         return block or self._empty(0)
@@ -128,8 +163,7 @@ def packed_store(feature_store: FeatureStore) -> PackedOnlineStore:
     return found
 
 
-def _entities(types: Mapping[str, Any], ids: Ids, num_rows: int) -> tuple[list[bytes], NDArray[np.int64] | None]:
-    """Distinct serialized entities, and the place of every row's among them; None where each row has its own."""
+def _entities(types: Mapping[str, Any], ids: Ids, num_rows: int) -> _Entities:
     missing = sorted(set(types) - set(ids))
     if missing:
         raise InputError(f"no ids for join key {', '.join(missing)}; given are {', '.join(sorted(ids))}")
@@ -137,12 +171,17 @@ def _entities(types: Mapping[str, Any], ids: Ids, num_rows: int) -> tuple[list[b
         sizes = {name: len(values) for name, values in ids.items()}
         raise InputError(f"ids of different lengths {sizes}; expected {num_rows} or 1 of each")
     if len(types) == 1:
-        ((name, _),) = types.items()
+        ((name, of),) = types.items()
         column = np.asarray(ids[name])
-        if column.dtype.kind == "i":
-            distinct, of_rows = np.unique(column, return_inverse=True)
-            if len(distinct) == num_rows:
-                return entities_of_ids(name, column), None
-            return entities_of_ids(name, distinct), np.broadcast_to(of_rows, num_rows)
+        if of.name == "INT64" and column.dtype.kind == "i":
+            return _of_ids(name, column, num_rows)
     columns = {name: (types[name], pa.array(np.broadcast_to(np.asarray(ids[name]), num_rows))) for name in types}
-    return entities_of_arrow(columns), None
+    return _Entities("", None, entities_of_arrow(columns), None)
+
+
+def _of_ids(join_key: str, column: NDArray[np.int64], num_rows: int) -> _Entities:
+    """Every id once, and which row wants which; rows that share one id read it once."""
+    if len(column) == num_rows and len(set(column.tolist())) == num_rows:
+        return _Entities(join_key, column, [], None)
+    distinct, places = np.unique(column, return_inverse=True)
+    return _Entities(join_key, distinct, [], np.broadcast_to(places, num_rows))

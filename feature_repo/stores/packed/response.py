@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from feature_repo.stores.packed.keys import KeySpace, entities_of_values
 from feature_repo.stores.packed.unpack import Unpacked
-from feature_repo.stores.packed.wire import status_column, time_column, value_column
+from feature_repo.stores.packed.wire import status_column, time_column, value_columns, varint
 
+_RESULT = b"\x12"  # field 2 of the response, length-delimited
 Unpack = Callable[[Any, Sequence[bytes | None]], tuple[Unpacked, NDArray[np.bool_]]]
 """View and raw rows to rows within their time to live, and which were past it."""
 
@@ -66,7 +67,7 @@ class FeatureRead:
             response.metadata.feature_names.val.extend(prefix + name for name in read.features)
             if with_version:
                 _add_version(response, view)
-            response.results.extend(_vectors(rows, expired, read.features))
+            response.MergeFromString(_results(rows, expired, read.features))
             num_found = int(rows.found.sum()) * len(read.features)
             track_feature_statuses(view.name, num_found, len(rows) * len(read.features) - num_found)
 
@@ -82,13 +83,18 @@ class FeatureRead:
             yield read, rows, expired
 
 
-def _vectors(rows: Unpacked, expired: NDArray[np.bool_], features: Sequence[str]) -> Iterator[Any]:
-    """One FeatureVector per feature. An expired row answers with its event time and null values."""
+def _results(rows: Unpacked, expired: NDArray[np.bool_], features: Sequence[str]) -> bytes:
+    """Bytes of `GetOnlineFeaturesResponse.results`, a FeatureVector per feature.
+
+    An expired row answers with its event time and null values.
+    """
     statuses = np.where(rows.found, FieldStatus.PRESENT, FieldStatus.NOT_FOUND)
     statuses[expired] = FieldStatus.OUTSIDE_MAX_AGE
     shared = status_column(statuses.astype(np.uint8)) + time_column(rows.event_us, rows.found | expired)
-    for name in features:
-        yield GetOnlineFeaturesResponse.FeatureVector.FromString(value_column(rows, name) + shared)
+    pieces = []
+    for column in value_columns(rows, features):
+        pieces += [_RESULT, varint(len(column) + len(shared)), column, shared]
+    return b"".join(pieces)
 
 
 def _join_values(

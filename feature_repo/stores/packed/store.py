@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 from feast import Entity, FeatureView, RepoConfig
-from feast.infra.online_stores.helpers import compute_versioned_name
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.supported_async_methods import SupportedAsyncMethods
 from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesResponse
@@ -25,8 +24,9 @@ from pydantic import StrictStr
 
 from core.clock import Clock
 from feature_repo.stores.packed import connect
+from feature_repo.stores.packed.connect import view_name
 from feature_repo.stores.packed.keys import KeySpace, entities_of_protos, require_serialization
-from feature_repo.stores.packed.layout import layout_of
+from feature_repo.stores.packed.layout import Layout, layout_of
 from feature_repo.stores.packed.response import FeatureRead
 from feature_repo.stores.packed.rows import Row, datetime_of, pack_batch, pack_protos
 from feature_repo.stores.packed.server import Batch, RowServer
@@ -166,9 +166,11 @@ class PackedOnlineStore(OnlineStore):
         require_serialization(config.entity_key_serialization_version)
         return connect.key_space(config)
 
-    def unpack(self, config: RepoConfig, view: Any, raw: Sequence[bytes | None]) -> tuple[Unpacked, NDArray[np.bool_]]:
+    def unpack(
+        self, config: RepoConfig, view: Any, raw: Sequence[bytes | None], layout: Layout | None = None
+    ) -> tuple[Unpacked, NDArray[np.bool_]]:
         """Rows within their time to live, and which were there but past it, [N]."""
-        rows = unpack_rows(layout_of(view), raw)
+        rows = unpack_rows(layout or layout_of(view), raw)
         self.num_foreign_rows += rows.num_foreign
         ttl = getattr(view, "ttl", None)
         if not ttl:
@@ -192,7 +194,7 @@ class PackedOnlineStore(OnlineStore):
     ) -> list[ReadRow]:
         rows, _ = self.unpack(config, view, raw)
         names = features or [f.name for f in view.features]
-        columns = [values_of(rows, name) for name in names]
+        columns = values_of(rows, names)
         return [
             (datetime_of(micros), dict(zip(names, values, strict=True))) if is_found else (None, None)
             for micros, is_found, values in zip(
@@ -244,8 +246,3 @@ class PackedOnlineStore(OnlineStore):
         return FeatureRead(
             self.key_space(config), partial(view_name, config), grouped_refs, join_key_values, entity_names
         )
-
-
-def view_name(config: RepoConfig, view: Any) -> str:
-    """Name of the view's rows, with its version where Feast keeps versions apart online."""
-    return str(compute_versioned_name(view, config.registry.enable_online_feature_view_versioning))
