@@ -102,7 +102,7 @@ $(S)/features: $(S)/validate $(wildcard feature_repo/*.py feature_repo/sql/*.sql
 .PHONY: apply
 apply: $(S)/apply ## feast apply
 
-$(S)/apply: $(S)/features feature_repo/feature_store.yaml $(wildcard feature_repo/stores/*.py)
+$(S)/apply: $(S)/features feature_repo/feature_store.yaml $(wildcard feature_repo/stores/*.py feature_repo/stores/packed/*.py)
 	$(PY) -m feature_repo apply
 	@touch $@
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,6 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from core.errors import VitrineError
 from core.settings import Settings
 from feature_repo.catalog import VIEWS
+
+if TYPE_CHECKING:
+    from feature_repo.materialize import ViewMaterialization
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 console = Console()
@@ -55,12 +58,12 @@ def materialize() -> None:
     from feature_repo.stores.embedded import redis_url
 
     settings = Settings()
-    with _reported(), _progress("materialising views") as step:
+    with _reported():
         redis_url(settings.workspace, settings)
         done = run(
             settings.workspace,
             settings.workspace.clock(settings.clock),
-            lambda v: step(f"{v.view}: {v.seconds:.1f} s"),
+            lambda v: console.print(f"  {v.view}: {_rows(v)}{v.seconds:.1f} s"),
         )
     console.print(f"{len(done)} views in Redis as of {done[0].until:%Y-%m-%d %H:%M} UTC")
 
@@ -113,6 +116,12 @@ def describe(
             typer.echo(describe_markdown())
         else:
             console.print(describe_table(Settings().workspace))
+
+
+def _rows(view: "ViewMaterialization") -> str:
+    if view.num_rows is None:
+        return ""
+    return f"{view.num_rows:,} rows, {view.num_written:,} of them news, "
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from feast.types import Array, FeastType, Float32, Float64, Int64, String
 
 from feature_repo import catalog
 from feature_repo.catalog import VIEWS, FeatureField
+from feature_repo.stores.packed.layout import LENGTH_TAG
 
 _TYPES: dict[str, FeastType] = {
     "float": Float32,
@@ -28,8 +29,13 @@ creator = Entity(
 )
 
 
+_LONGEST_PLACE = 64
+"""Lists up to this length have a fixed place in the packed row; a longer one takes only what it holds."""
+
+
 def _field(field: FeatureField) -> Field:
-    return Field(name=field.name, dtype=_TYPES[field.dtype], description=field.meaning)
+    tags = {LENGTH_TAG: str(field.length)} if 0 < field.length <= _LONGEST_PLACE else {}
+    return Field(name=field.name, dtype=_TYPES[field.dtype], description=field.meaning, tags=tags)
 
 
 def _source(view: str) -> FileSource:

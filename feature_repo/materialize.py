@@ -14,7 +14,7 @@ from core.errors import FeatureStoreError, InputError, MissingStageError, Vitrin
 from core.files import write_atomically
 from core.workspace import Workspace
 from feature_repo.build import read_build
-from feature_repo.catalog import JOIN_KEYS, VIEWS
+from feature_repo.catalog import VIEWS
 from feature_repo.store import open_feature_store
 
 if TYPE_CHECKING:
@@ -25,12 +25,17 @@ RECORD = "materialized.json"
 
 @dataclass(frozen=True)
 class ViewMaterialization:
-    """One view in Redis: the span that was read, and the seconds it took."""
+    """One view in Redis: the span that was read, the seconds it took, rows read and rows that were news.
+
+    The numbers of rows are None where another engine than ours did the work.
+    """
 
     view: str
     since: datetime
     until: datetime
     seconds: float
+    num_rows: int | None
+    num_written: int | None
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,12 @@ def materialize(
 
 
 def _materialize_view(store: "FeatureStore", name: str, now: datetime, is_new_build: bool) -> ViewMaterialization:
+    from feature_repo.stores.packed.engine import PackedEngine  # takes seconds, as Feast does
+
     started = time.monotonic()
-    view = store.get_feature_view(name)
+    view, engine = store.get_feature_view(name), store._get_provider().batch_engine
+    if isinstance(engine, PackedEngine):
+        engine.last = None
     since = view.most_recent_end_time
     if since is None or is_new_build:
         since = now - (view.ttl or (now - datetime(1970, 1, 1, tzinfo=UTC)))
@@ -88,13 +97,13 @@ def _materialize_view(store: "FeatureStore", name: str, now: datetime, is_new_bu
         raise FeatureStoreError(
             f"Feast could not materialise {name} up to {now.isoformat()}: {error}; {said.getvalue()[-200:]}"
         ) from error
-    return ViewMaterialization(name, since, now, round(time.monotonic() - started, 2))
+    done = engine.last if isinstance(engine, PackedEngine) else None
+    counts = (done.num_rows, done.num_written) if done else (None, None)
+    return ViewMaterialization(name, since, now, round(time.monotonic() - started, 2), *counts)
 
 
 def _empty_online_store(store: "FeatureStore") -> None:
-    online_store = store._get_provider().online_store
-    for join_key in JOIN_KEYS.values():
-        online_store.delete_entity_values(store.config, [join_key])
+    store._get_provider().online_store.teardown(store.config, store.list_batch_feature_views(), [])
 
 
 def _read_record(workspace: Workspace) -> _Record | None:
