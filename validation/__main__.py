@@ -84,8 +84,12 @@ def _print_drift(workspace: Workspace) -> None:
     from validation.drift_page import drift_report_path, drift_table
 
     path = drift_report_path(workspace)
+    found = json.loads(path.read_text())
     console = Console()
-    console.print(drift_table(json.loads(path.read_text())))
+    if found["accepted_until"] is None:
+        console.print("Drift: the first accepted build, nothing to compare with", highlight=False)
+        return
+    console.print(drift_table(found))
     console.print(f"Every feature: {path} and {workspace.docs / DRIFT_PAGE}", soft_wrap=True, highlight=False)
 
 

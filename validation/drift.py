@@ -2,8 +2,8 @@
 
 Compared is what serving would read: of every entity with a row in the last day of the build, its newest row. So an
 entity counts once however often it changed, and a longer log does not look like a change. A number falls into the
-deciles of the accepted build, a text into its most frequent values; null is a bin of its own; a list enters as its
-number of elements.
+deciles of the accepted build, a text or an id into its most frequent values; null is a bin of its own. An instant
+enters as its age at the build's end, which a later build does not move; a list as its number of elements.
 
 PSI = sum over bins of (now - before) * ln(now / before), shares floored at FLOOR.
 Source: Yurdakul, Statistical properties of population stability index, 2018, also for what chance alone gives:
@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from core.files import write_atomically
-from feature_repo.catalog import View
+from feature_repo.catalog import FeatureField, View
 from validation.suspects import literal
 from validation.tables import Table
 
@@ -40,6 +40,9 @@ MOST_ROWS = 200_000
 NUM_BINS = 10
 FLOOR = 1e-4
 WATCH, DRIFTED = 0.10, 0.25
+NAMELESS = ("post_key",)
+"""Features that only name the row's own entity: new entities have new names, which says nothing."""
+
 MOST_NOISE = 0.05
 """PSI that chance alone would give, above which a comparison says nothing: about 400 rows for ten bins."""
 
@@ -112,8 +115,10 @@ def view_profiles(
     fresh: dict[str, Profile] = {}
     comparable: dict[str, Profile] = {}
     for field in view.fields:
+        if field.name in NAMELESS:
+            continue
         name = f"{view.name}__{field.name}"
-        column = pc.list_value_length(rows[field.name]) if field.length else rows[field.name]
+        column = _compared(field, rows[field.name], until)
         fresh[name] = profile(column)
         if name in accepted:
             comparable[name] = profile(column, accepted[name])
@@ -180,6 +185,15 @@ def _newest_rows(connection: duckdb.DuckDBPyConnection, view: View, table: Table
         SELECT {columns} {recent} AND hash({key}) % {every} = 0
         QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY event_at DESC, known_at DESC) = 1
     """).to_arrow_table()
+
+
+def _compared(field: FeatureField, column: pa.ChunkedArray, until: datetime) -> pa.ChunkedArray:
+    if field.length:
+        return pc.list_value_length(column)
+    if field.dtype == "int":
+        is_instant = field.name.endswith("_at")
+        return pc.subtract(int(until.timestamp()), column) if is_instant else column.cast(pa.string())
+    return column
 
 
 def _of_numbers(numbers: NDArray[np.float64], edges: tuple[float, ...] | None) -> Profile:

@@ -46,7 +46,7 @@ def drift_table(found: dict[str, Any]) -> Table:
 
 def _title(found: dict[str, Any]) -> str:
     if found["accepted_until"] is None:
-        return "Drift: the first accepted build, nothing to compare with"
+        return "The first accepted build, nothing to compare with"
     counts = [f"{sum(f['level'] == level for f in found['features'])} {level}" for level in _COLOURS]
     return f"Drift against the build up to {found['accepted_until'][:16]}: {', '.join(counts)}"
 

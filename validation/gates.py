@@ -16,7 +16,7 @@ from events.read import connect, register_log
 from feature_repo.catalog import VIEWS
 from validation.drift import DriftReport, Profile, accept, compare, read_accepted, view_profiles
 from validation.drift_page import publish_drift
-from validation.feature_subjects import by_day_sql, view_key, view_sql
+from validation.feature_subjects import by_day_sql, newest_source_sql, view_key, view_sql
 from validation.gate import Told, opened, silent
 from validation.leakage import PROBED_ROWS, require_no_leak
 from validation.log_subjects import events_by_day_sql, log_sql
@@ -75,7 +75,8 @@ def check_features(settings: Settings, clock: Clock, told: Told = silent) -> lis
     Raises GateError when a table cannot be used, MissingStageError before features were built.
     """
     workspace = settings.workspace
-    end_at = workspace.manifest().anchor_at or clock.now()
+    manifest = workspace.manifest()
+    end_at, first_at = manifest.anchor_at or clock.now(), manifest.first_event_at
     tables = _feature_tables(workspace)
     connection = connect(settings)
     try:
@@ -89,9 +90,10 @@ def check_features(settings: Settings, clock: Clock, told: Told = silent) -> lis
                 sql = view_sql(VIEWS[name], table, suite.columns(), has_copies)
                 if gate.clean(suite, subject(connection, table, suite, sql, MOST_FEATURE_ROWS)):
                     table = Table.at(name, table.folder)
-                days = features_by_day(VIEWS[name], end_at)
-                if days.rules:
-                    gate.require(days, pandas_frame(connection.sql(by_day_sql(table, days.columns())).to_arrow_table()))
+                (source_at,) = connection.execute(newest_source_sql(VIEWS[name], end_at)).fetchall()[0]
+                days = features_by_day(VIEWS[name], end_at, source_at)
+                profiles = by_day_sql(table, days.columns(), first_at)
+                gate.require(days, pandas_frame(connection.sql(profiles).to_arrow_table()))
             told("drift")
             gate.drift = _accepted_drift(connection, workspace, end_at)
     finally:

@@ -18,7 +18,7 @@ from validation.log_subjects import log_sql
 from validation.rules import Rule, holds, never_null, not_before, one_of, within
 from validation.subjects import pandas_frame
 from validation.suites.events import log_suites, log_types
-from validation.suites.features import cross_suite, view_suite, view_types
+from validation.suites.features import MAY_BE_NULL, cross_suite, features_by_day, view_suite, view_types
 from validation.suspects import suspect_sql
 from validation.tables import Table
 
@@ -139,6 +139,17 @@ def test_every_view_is_bound_by_ranges_of_all_its_counts_rates_and_times():
         ranged = {rule.kwargs.get("column") for rule in view_suite(view, END_AT).rules}
         owed = {f.name for f in view.fields if f.dtype in ("float", "int") and f.name.startswith(("num_", "rate_"))}
         assert owed <= ranged
+
+
+def test_every_view_has_ranges_null_rates_volume_or_a_catalogue_and_freshness():
+    for view in VIEWS.values():
+        days = features_by_day(view, END_AT, END_AT)
+        judged = set(days.columns())
+        owed = {f"filled_{f.name}" for f in view.fields if f.name not in MAY_BE_NULL}
+        assert owed | {"newest_at"} <= judged, view.name
+        # Profiles change when somebody registers, publishes or follows, which no day owes.
+        assert ("volume" in judged) != view.name.endswith("_profile"), view.name
+        assert any("row_count" in rule.expectation for rule in days.rules), view.name
 
 
 def test_declared_types_cover_every_column():

@@ -96,6 +96,30 @@ def test_an_empty_feature_stops_the_stage(settings):
         check_features(settings, CLOCK)
 
 
+def test_a_rate_that_went_missing_stops_the_stage(settings):
+    for file in (settings.workspace.features / "creator_activity").rglob("*.parquet"):
+        table = pq.ParquetFile(file).read()
+        change(file, "rate_save_7d", dict.fromkeys(range(table.num_rows)))
+    with pytest.raises(GateError, match=r"rate_save_7d is often missing on a day"):
+        check_features(settings, CLOCK)
+
+
+def test_a_view_older_than_its_part_of_the_log_stops_the_stage(settings):
+    for day in (settings.workspace.features / "user_history").glob("day=*"):
+        if day.name > "day=2024-03-02":
+            shutil.rmtree(day)
+    with pytest.raises(GateError, match=r"days of user_history refused(?s:.*)the newest newest_at is too old"):
+        check_features(settings, CLOCK)
+
+
+def test_days_without_rows_stop_the_stage(settings):
+    for day in (settings.workspace.features / "post_activity").glob("day=*"):
+        if "day=2024-03-02" <= day.name <= "day=2024-03-04":
+            shutil.rmtree(day)
+    with pytest.raises(GateError, match=r"days of post_activity refused(?s:.*)volume far from the median day's"):
+        check_features(settings, CLOCK)
+
+
 def test_features_that_were_never_built_name_the_command(tmp_path):
     settings = small_settings(tmp_path)
     write_small_log(settings)

@@ -1,7 +1,11 @@
 """Suites of the feature tables, built from the feature catalogue: a new feature is checked by its name's grammar.
 
 num_x counts, rate_x and x_affinities are shares, x_at are unix seconds, is_x are 0 or 1; the few that the
-grammar does not bound stand in RANGES. The same ranges become the online input bounds (bounds.py).
+grammar does not bound stand in RANGES. Every feature must have a value unless MAY_BE_NULL names it. The same ranges
+become the online input bounds (bounds.py).
+
+Views of what users did (activity, history, affinity) also keep their volume from day to day; every view is as fresh
+as the log that it is made from.
 """
 
 from datetime import datetime, timedelta
@@ -23,7 +27,12 @@ from validation.rules import (
     within,
 )
 
-_NEVER_EMPTY = ("num_impressions", "num_posts", "num_follow", "created_at")
+MAY_BE_NULL = {
+    *("country", "language", "duration_seconds", "integrity_score", "content_embedding"),
+    *("content_centroid", "followed_centroid"),
+    *("profile_codes", "registered_at"),
+}
+"""Unknown in the source; a mean of nothing; unknown until the user's profile is."""
 
 Range = tuple[float | None, float | None]
 
@@ -43,6 +52,10 @@ RANGES: dict[str, Range] = {
 
 FRESHNESS = timedelta(days=3)
 FILLED_SHARE = 0.95
+VOLUME: Range = (0.02, 50.0)
+STEADY_SHARE = 0.8
+"""Share of the inner days whose rows, over the median day's, must lie within VOLUME; as for the log itself."""
+
 HOUR = timedelta(hours=1)
 
 INSTANT = "timestamp[us, tz=UTC]"
@@ -91,16 +104,25 @@ def view_suite(view: View, end_at: datetime) -> Suite:
     return Suite(view.name, view.name, rules)
 
 
-def features_by_day(view: View, end_at: datetime) -> Suite:
-    """Suite over one row per day of a feature table: rows, freshness, plausible means, null rates."""
-    # Nobody may have engaged or followed yet, so histories and affinities may be empty.
-    rules = [num_rows_at_least(1)] if view.name.endswith(("_activity", "_profile")) else []
-    if view.name.endswith("_activity"):
+def features_by_day(view: View, end_at: datetime, source_at: datetime | None = None) -> Suite:
+    """Suite over one row per day of a feature table: rows, volume, freshness, plausible means, null rates.
+
+    `source_at` is the newest event of the log that the view is made from, None where there is none: nobody may
+    have engaged or followed yet.
+    """
+    is_of_use = view.name.endswith("_activity")
+    rules = [num_rows_at_least(1)] if source_at or view.name.endswith(("_activity", "_profile")) else []
+    if is_of_use:
         rules += [newest_since("newest_at", end_at - FRESHNESS), mean_within("mean_rate_click_total", 1e-4, 0.98)]
+    elif source_at:
+        rules.append(newest_since("newest_at", source_at - FRESHNESS))
+    if not view.name.endswith("_profile"):
+        reason = "too many days have a volume far from the median day's"
+        rules.append(within("volume", *VOLUME, reason, "table", STEADY_SHARE))
     rules += [
         within(f"filled_{feature.name}", FILLED_SHARE, 1.0, f"{feature.name} is often missing on a day", "table")
         for feature in view.fields
-        if feature.name.startswith(_NEVER_EMPTY)
+        if feature.name not in MAY_BE_NULL
     ]
     return Suite(f"{view.name}_by_day", f"days of {view.name}", tuple(rules))
 
