@@ -97,12 +97,12 @@ class EntityRows:
 
     @cached_property
     def _relation(self) -> str:
-        text = str(self.frame)
+        text = str(self.frame).strip().removesuffix(";")
         path = self._path(text)
         return f"({text})" if path is None else f"read_parquet({literal(path)})"
 
     def _path(self, text: str) -> str | None:
-        if isinstance(self.frame, str) and any(c.isspace() for c in text.strip()) and not (self.folder / text).exists():
+        if isinstance(self.frame, str) and any(c.isspace() for c in text) and not (self.folder / text).exists():
             return None
         place = self.folder / text
         if place.is_dir():

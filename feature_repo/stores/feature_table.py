@@ -38,11 +38,13 @@ class FeatureTable:
             "WHERE event IS NOT NULL AND known IS NOT NULL)"
         )
 
-    def rows(self, connection: duckdb.DuckDBPyConnection, columns: Sequence[str], chosen: str) -> str:
-        """SQL for all columns of table `chosen`, which has a row_id, then `columns` of those rows."""
+    def rows(
+        self, connection: duckdb.DuckDBPyConnection, columns: Sequence[str], chosen: str, first: Sequence[str] = ()
+    ) -> str:
+        """SQL for the rows whose row_id is in table `chosen`: columns `first` of that, then `columns` of the files."""
         self.types(connection, columns)
-        wanted = "".join(f", files.{identifier(c)}" for c in columns)
-        return f"SELECT {chosen}.*{wanted} FROM {self.files()} AS files JOIN {chosen} ON {chosen}.row_id = {_ROW_ID}"
+        wanted = [*(f"{chosen}.{c}" for c in first), *(f"files.{identifier(c)}" for c in columns)]
+        return f"SELECT {', '.join(wanted)} FROM {self.files()} AS files JOIN {chosen} ON {chosen}.row_id = {_ROW_ID}"
 
     def schema(self, connection: duckdb.DuckDBPyConnection, columns: Iterable[str]) -> pa.Schema:
         """Arrow types of `columns`. Raises InputError when one of them is not there."""

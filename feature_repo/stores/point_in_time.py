@@ -72,13 +72,15 @@ class ViewJoin:
         row_ids, winner = _winners(matches, num_rows, num_history)
         columns = list(dict.fromkeys(self.outputs.values()))
         connection.register("winners", pa.table({"row_id": row_ids, "_place": np.arange(len(row_ids))}))
-        rows = connection.sql(self.table.rows(connection, columns, "winners")).to_arrow_table()
+        # Read by position: a feature may be called like one of our columns.
+        rows = connection.sql(self.table.rows(connection, columns, "winners", ["_place"])).to_arrow_table()
         connection.unregister("winners")
         position = np.empty(len(row_ids) + 1, np.int64)
-        position[rows["_place"].to_numpy()] = np.arange(len(rows))
+        position[rows.column(0).to_numpy()] = np.arange(len(rows))
         position[-1] = -1  # for entity rows without a winner
         taken = pa.array(position[winner], mask=winner < 0)
-        return {name: rows[column].combine_chunks().take(taken) for name, column in self.outputs.items()}
+        place_of = {column: number + 1 for number, column in enumerate(columns)}
+        return {name: rows.column(place_of[c]).combine_chunks().take(taken) for name, c in self.outputs.items()}
 
 
 def _winners(matches: pa.Table, num_rows: int, num_history: int) -> tuple[Int64s, Int64s]:

@@ -37,7 +37,7 @@ class LatestQuery:
             QUALIFY row_number() OVER ({within}ORDER BY event DESC, known DESC, row_id DESC) = 1"""
         )
         columns = list(dict.fromkeys([*self.keys, *self.features, *self.table.time_columns()]))
-        rows = f"SELECT * EXCLUDE (row_id) FROM ({self.table.rows(connection, columns, 'winners')})"
+        rows = self.table.rows(connection, columns, "winners")
         yield from _streamed(connection, _with_key(rows, self.keys), num_rows)
 
 
