@@ -14,6 +14,7 @@ MAPPING  ?=
 PORT     ?= 8000
 VAR      ?= var
 SEEDS    ?= 5
+QUICK    ?=
 
 export VITRINE_DATASET := $(DATASET)
 export VITRINE_VAR_DIR := $(VAR)
@@ -215,6 +216,12 @@ test: $(VENV)/.installed-dev ## the whole default suite
 .PHONY: test-long
 test-long: $(VENV)/.installed-dev ## the tests that take minutes
 	$(BIN)/pytest -q -m long
+
+.PHONY: bench
+bench: $(VENV)/.installed-dev ## speed and memory beside stock Feast and the bare floor (QUICK=--quick)
+	$(PY) -m benchmarks.online_read $(QUICK)
+	$(PY) -m benchmarks.materialize $(QUICK)
+	$(PY) -m benchmarks.materialize_memory $(QUICK)
 
 .PHONY: stop clean
 stop: ## stop the embedded Redis

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from core.clock import FrozenClock
-from core.errors import InputError, StoreUnavailableError
+from core.errors import ConfigError, InputError, StoreUnavailableError
 from core.settings import Settings
 from core.workspace import Workspace
 from feature_repo import link as link_module
@@ -186,6 +186,26 @@ def test_the_stock_duckdb_store_is_one_line_away_and_agrees(
     monkeypatch.chdir(workspace.root)  # the stock store reads relative paths below the working directory
     theirs = training_frame(workspace, rows, "second_stage_v1")
     assert_columns_equal(columns_from_arrow(ours), columns_from_arrow(theirs))
+
+
+def test_feasts_redis_format_is_one_line_away_and_agrees(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    text = CONFIG_PATH.read_text()
+    stock = tmp_path / "feature_store.yaml"
+    ours, theirs = "packed.store.PackedOnlineStore\n", "redis.WorkspaceRedisOnlineStore\n"
+    stock.write_text(text.replace(f"  type: feature_repo.stores.{ours}", f"  type: feature_repo.stores.{theirs}"))
+    assert stock.read_text() != text
+    packed = open_feature_store(workspace)
+    monkeypatch.setattr("feature_repo.store.CONFIG_PATH", stock)
+    store = open_feature_store(workspace)
+    store.materialize(END - timedelta(days=3650), END, feature_views=["user_profile"])
+    packed.materialize(END - timedelta(days=3650), END, feature_views=["user_profile"])
+    refs = [f"user_profile:{f.name}" for f in VIEWS["user_profile"].fields]
+    rows = {"user_id": [*range(10)]}
+    assert store.get_online_features(refs, rows).to_dict() == packed.get_online_features(refs, rows).to_dict()
+    with pytest.raises(ConfigError, match="PackedOnlineStore"):
+        OnlineFeatures(workspace)
 
 
 def test_a_planted_future_value_never_reaches_a_training_frame(workspace: Workspace) -> None:
