@@ -6,7 +6,7 @@ var/<dataset>/
   quarantine/       refused rows with reasons, one Parquet file per gate and run
   journal.db        events posted over HTTP, durable before they are acknowledged
   served_features/  what the second stage was fed for sampled requests, Parquet, a week of it
-  data/             Feast's own: registry.db, features/<view>/, redis/
+  data/             Feast's own: registry.db, features/<view>/, redis/; feature_state/ for the next build
   training_sets/    point-in-time joined examples, by name
   bundles/<kind>/   model bundles: retrieval, first_stage, second_stage
   index/            FAISS index and post vectors

@@ -1,5 +1,6 @@
 """The reading side of the log: DuckDB views over its Parquet files."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import duckdb
@@ -34,13 +35,27 @@ def connect(settings: Settings) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def register_log(connection: duckdb.DuckDBPyConnection, log_root: Path) -> None:
+def register_log(
+    connection: duckdb.DuckDBPyConnection, log_root: Path, files: Mapping[str, Sequence[Path]] | None = None
+) -> None:
     """Creates one view per table of the log; a table without files is an empty view of the same types.
 
-    One row per key: the log admits no second one. Views list the files anew at each query.
+    One row per key: the log admits no second one. Views list the files anew at each query, unless
+    `files` names those of each table to read; then only its tables become views, and `<table>_files`
+    has the path of each row's file as `filename` besides.
     """
+    if files is not None:
+        for table, paths in files.items():
+            columns = _select(table_schema(table), list(paths))
+            connection.execute(f"CREATE OR REPLACE VIEW {table} AS {columns}")
+            if paths:
+                named = _select(table_schema(table), list(paths), ", filename")
+                connection.execute(f"CREATE OR REPLACE VIEW {table}_files AS {named}")
+        return
     for schema in TABLES.values():
-        connection.execute(f"CREATE OR REPLACE VIEW {schema.name} AS {_select(schema, log_root)}")
+        pattern = log_root / schema.name / "day=*" / "*.parquet"
+        found = [pattern] if any((log_root / schema.name).glob("day=*/*.parquet")) else []
+        connection.execute(f"CREATE OR REPLACE VIEW {schema.name} AS {_select(schema, found)}")
 
 
 def latest(connection: duckdb.DuckDBPyConnection, table: str) -> str:
@@ -55,13 +70,13 @@ def latest(connection: duckdb.DuckDBPyConnection, table: str) -> str:
     return f"{table}_latest"
 
 
-def _select(schema: TableSchema, log_root: Path) -> str:
-    """SQL that reads the table with its declared types."""
-    files = log_root / schema.name / "day=*" / "*.parquet"
-    if any((log_root / schema.name).glob("day=*/*.parquet")):
+def _select(schema: TableSchema, files: Sequence[Path], extra: str = "") -> str:
+    """SQL that reads the files (or patterns) with the table's declared types."""
+    if files:
         columns = ", ".join(f"{c.name}::{sql_type(c.type)} AS {c.name}" for c in schema.columns)
-        quoted = str(files).replace("'", "''")
-        return f"SELECT {columns} FROM read_parquet('{quoted}', hive_partitioning = false)"
+        names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
+        option = ", filename = true" if extra else ""
+        return f"SELECT {columns}{extra} FROM read_parquet([{names}], hive_partitioning = false{option})"
     columns = ", ".join(f"NULL::{sql_type(c.type)} AS {c.name}" for c in schema.columns)
     return f"SELECT {columns} WHERE false"
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,20 +22,32 @@ console = Console()
 
 
 @app.command()
-def build() -> None:
-    """Compute every feature view from the log and write it as Parquet."""
-    from feature_repo.build import build_features
+def build(
+    full: Annotated[bool, typer.Option("--full", help="Compute everything again.")] = False,
+    since: Annotated[
+        datetime | None, typer.Option("--from", help="Compute the hours that end at this instant (UTC) or later again.")
+    ] = None,
+    until: Annotated[datetime | None, typer.Option(help="With --from: up to this instant; later rows stay.")] = None,
+) -> None:
+    """Bring every feature view up to the log, from what changed since the last build, and write it as Parquet."""
+    from feature_repo.build import HourRange, build_features
 
+    if until is not None and since is None:
+        raise typer.BadParameter("--until needs --from")
+    hours = None if since is None else HourRange(_utc(since), None if until is None else _utc(until))
     settings = Settings()
     with _reported(), _progress("building views") as step:
         built = build_features(
             settings.workspace,
             settings,
             settings.workspace.clock(settings.clock),
-            lambda v: step(f"{v.view}: {v.rows:,} rows, {v.seconds:.1f} s"),
+            lambda view, rows, seconds: step(f"{view}: {rows:,} rows written, {seconds:.1f} s"),
+            is_full=full,
+            hours=hours,
         )
     rows = sum(v.rows for v in built.views)
-    console.print(f"{len(built.views)} views, {rows:,} rows, up to {built.data_end:%Y-%m-%d %H:%M} UTC")
+    said = _hours_said(built.hours)
+    console.print(f"{said}: {len(built.views)} views, {rows:,} rows, up to {built.data_end:%Y-%m-%d %H:%M} UTC")
 
 
 @app.command()
@@ -122,6 +135,17 @@ def _rows(view: "ViewMaterialization") -> str:
     if view.num_rows is None:
         return ""
     return f"{view.num_rows:,} rows, {view.num_written:,} of them news, "
+
+
+def _utc(at: datetime) -> datetime:
+    return at.replace(tzinfo=at.tzinfo or UTC)
+
+
+def _hours_said(hours: tuple[datetime | None, datetime] | None) -> str:
+    if hours is None:
+        return "nothing new"
+    first, last = hours
+    return "everything built" if first is None else f"hours {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} built"
 
 
 @contextmanager

@@ -1,42 +1,47 @@
-"""Computes every stored feature view from the log with DuckDB and writes it as Parquet.
+"""Computes the stored feature views from the log with DuckDB and writes them as Parquet, an hour or everything.
 
-    log/ ──▶ hours.sql (events by hour, follow spans, engaged posts) ──▶ <view>.sql ──▶ data/features/<view>/day=…/
+    log/ ──▶ building/plan.py (which hours) ──▶ sql/*.sql, day by day ──▶ data/features/<view>/day=…/
+                        ▲                                │
+                        └──── data/feature_state/ ◀──────┘  sums and last events as of an hour
 
-A view is written beside its place and renamed in, so a reader sees the old table or the new one.
+A build of everything is the same code from an empty state. A reader sees each day's old rows or its new ones.
 """
 
 import json
-import math
-import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import duckdb
-import jinja2
 
 from core.clock import Clock
 from core.errors import FeatureStoreError, InputError, MissingStageError
-from core.files import content_hash, sync_folder, write_atomically
-from core.schema import CONTENT_DIM, HEADS, MEDIA_TYPES
+from core.files import write_atomically
 from core.settings import Settings
 from core.workspace import Workspace
-from events.read import connect, register_log
-from feature_repo import catalog
-from feature_repo.catalog import VIEWS, View
+from events.lock import exclusive
+from events.read import connect
+from feature_repo.building.hours import FIRST_HOUR, US_PER_HOUR, instant, micros
+from feature_repo.building.log_index import LogIndex, has_observed_kinds, read_log_index
+from feature_repo.building.pipelines import pipelines
+from feature_repo.building.plan import DataEnd, Plan, plan_next, plan_range, plan_whole
+from feature_repo.building.run import Run
+from feature_repo.building.sql import Templates, quoted, recipe
+from feature_repo.building.state import BuildRecord, read_record, write_record
+from feature_repo.catalog import VIEWS
 
-SQL_FOLDER = Path(__file__).with_name("sql")
 PROVENANCE = "build.json"
-MICROSECONDS_PER_HOUR = 3_600_000_000
-TILES_PER_SHARD = 250_000
+
+OnView = Callable[[str, int, float], None]
+"""Told of each view that was computed: name, rows that were written, seconds."""
 
 
 @dataclass(frozen=True)
 class ViewBuild:
-    """One written view: rows, seconds it took, and the instants up to which it knows."""
+    """One view: its rows, seconds its build took, and the instants up to which it knows."""
 
     view: str
     rows: int
@@ -46,12 +51,25 @@ class ViewBuild:
 
 
 @dataclass(frozen=True)
+class HourRange:
+    """Hours to build anew, by their ends: after `since`, up to `until` (None: to the end of the data)."""
+
+    since: datetime
+    until: datetime | None = None
+
+
+@dataclass(frozen=True)
 class FeatureBuild:
-    """What a build wrote. `generation` changes when values of existing rows may have changed."""
+    """What a build wrote. `generation` changes when values of existing rows may have changed.
+
+    `hours` are the ends of the first and the last hour that were computed, None where nothing was new; its first is
+    None in a build of everything.
+    """
 
     generation: str
     data_end: datetime
     views: tuple[ViewBuild, ...]
+    hours: tuple[datetime | None, datetime] | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, default=lambda at: at.astimezone(UTC).isoformat())
@@ -61,35 +79,29 @@ def build_features(
     workspace: Workspace,
     settings: Settings,
     clock: Clock | None = None,
-    on_view: Callable[[ViewBuild], None] = lambda _: None,
+    on_view: OnView = lambda view, rows, seconds: None,
+    *,
+    is_full: bool = False,
+    hours: HourRange | None = None,
 ) -> FeatureBuild:
-    """Writes every view from the whole log up to the data's end (`clock`'s now for live data).
+    """Brings every view up to the data's end (`clock`'s now for live data), from what changed since the last build.
 
-    Calls `on_view` after each. Raises MissingStageError without a log.
+    `is_full` computes everything again, and so does a changed definition, data set or missing state; `hours`
+    computes just those again. Each gives the same rows. Raises MissingStageError
+    without a log, InputError for hours that were never built.
     """
     if not (workspace.log / "impressions").is_dir():
         raise MissingStageError("event log", workspace.log, f"make data DATASET={workspace.root.name}")
-    manifest = workspace.manifest()
-    data_end = manifest.anchor_at or (clock or workspace.clock()).now()
     connection = connect(settings)
     try:
-        register_log(connection, workspace.log)
-        templates = _templates(connection, data_end)
-        connection.execute(templates("hours"))
-        built = []
-        for view in VIEWS.values():
-            written = _write_view(connection, view, templates, workspace, manifest.first_event_at)
-            on_view(written)
-            built.append(written)
+        with exclusive(workspace.data, "feature_build"):
+            return _build(connection, workspace, clock, on_view, is_full, hours)
     except duckdb.Error as error:
         raise FeatureStoreError(
             f"DuckDB failed on the log in {workspace.log}: {error}; the feature tables are left as they were"
         ) from error
     finally:
         connection.close()
-    build = FeatureBuild(_generation(manifest.data_version), data_end, tuple(built))
-    write_atomically(workspace.features / PROVENANCE, build.to_json())
-    return build
 
 
 def read_build(workspace: Workspace) -> dict[str, Any]:
@@ -109,115 +121,119 @@ def view_glob(workspace: Workspace, view: str) -> str:
     return str(workspace.features / view / "day=*" / "*.parquet")
 
 
-def sql_parameters(data_end: datetime, has_observed_kinds: bool) -> dict[str, object]:
-    """Everything the SQL templates refer to."""
-    end_micros = int(data_end.timestamp() * 1_000_000)
-    return {
-        "heads": list(HEADS),
-        "kinds": list(HEADS),
-        "windows": [{"name": name, "hours": hours} for name, hours in catalog.WINDOWS.items()],
-        "tallies": [
-            "impressions",
-            *([f"seen_{k}" for k in HEADS] if has_observed_kinds else []),
-            *(f"did_{k}" for k in HEADS),
-        ],
-        "has_observed_kinds": has_observed_kinds,
-        "prior_rates": catalog.PRIOR_RATES,
-        "prior_impressions": catalog.PRIOR_IMPRESSIONS,
-        "kind_weights": catalog.KIND_WEIGHTS,
-        "media_types": list(MEDIA_TYPES),
-        "content_dim": CONTENT_DIM,
-        "history_length": catalog.HISTORY_LENGTH,
-        "affinity_length": catalog.AFFINITY_LENGTH,
-        "affinity_events": catalog.AFFINITY_EVENTS,
-        "half_life_hours": catalog.AFFINITY_HALF_LIFE_HOURS,
-        "followed_length": catalog.FOLLOWED_LENGTH,
-        "lag_seconds": int(catalog.PUBLISH_LAG.total_seconds()),
-        "last_hour": -(-end_micros // MICROSECONDS_PER_HOUR),
-        "data_end": f"make_timestamptz({end_micros})",
-    }
-
-
-def _templates(connection: duckdb.DuckDBPyConnection, data_end: datetime) -> Callable[..., str]:
-    has_observed = connection.execute("SELECT count(observed_kinds) > 0 FROM impressions").fetchall()[0][0]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(SQL_FOLDER),
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,  # noqa: S701
-    )
-    functions = environment.get_template("functions.sql").make_module()
-    parameters = sql_parameters(data_end, bool(has_observed))
-    macros = {name: getattr(functions, name) for name in ("end_hour", "visible_hour")}
-
-    def render(name: str, **own: object) -> str:
-        return environment.get_template(f"{name}.sql").render(**parameters, **macros, **own)
-
-    return render
-
-
-def _queries(connection: duckdb.DuckDBPyConnection, view: View, templates: Callable[..., str]) -> list[str]:
-    """The SELECTs whose rows together are the view; several where one would not fit in memory."""
-    if not view.name.endswith("_activity"):
-        return [templates(view.name)]
-    connection.execute(templates("tiles", key=view.join_key))
-    tiles = connection.execute("SELECT count(*) FROM tiles").fetchall()[0][0]
-    num_shards = max(1, math.ceil(tiles / TILES_PER_SHARD))
-    return [
-        templates("activity", view=view.name, key=view.join_key, num_shards=num_shards, shard=shard)
-        for shard in range(num_shards)
-    ]
-
-
-def _write_view(
+def _build(
     connection: duckdb.DuckDBPyConnection,
-    view: View,
-    templates: Callable[..., str],
     workspace: Workspace,
-    first_event_at: datetime,
-) -> ViewBuild:
-    started = time.monotonic()
-    place = workspace.features / view.name
-    fresh = workspace.features / f".{view.name}.new"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    columns = ", ".join(view.columns)
-    first_day = first_event_at.astimezone(UTC).date().isoformat()
-    # What was known before the log begins shares its first day, or old posts would make a folder per day of their past.
-    day = f"strftime(greatest(known_at, TIMESTAMPTZ '{first_day} 00:00:00+00'), '%Y-%m-%d')"
-    queries = _queries(connection, view, templates)
-    for number, query in enumerate(queries):
-        connection.execute(
-            f"COPY (SELECT {columns}, {day} AS day FROM ({query})) TO '{_quoted(fresh)}' (FORMAT parquet, "
-            f"COMPRESSION zstd, PARTITION_BY (day), FILENAME_PATTERN 'part_{number}_{{i}}', OVERWRITE_OR_IGNORE)"
+    clock: Clock | None,
+    on_view: OnView,
+    is_full: bool,
+    hours: HourRange | None,
+) -> FeatureBuild:
+    manifest = workspace.manifest()
+    at = manifest.anchor_at or (clock or workspace.clock()).now()
+    end = DataEnd(micros(at), manifest.anchor_at is not None)
+    first_day = micros(manifest.first_event_at) // (24 * US_PER_HOUR)
+    former = _continued(workspace, recipe(manifest.data_version), first_day, end)
+    index = read_log_index(connection, workspace.log, former.logs if former else {})
+    plan = _plan(end, former, index, is_full, hours)
+    record = _record(
+        former, plan, index, BuildRecord(recipe(manifest.data_version), 0, first_day, end.at, end.last_hour)
+    )
+    if not plan.spans:
+        write_record(workspace, record)
+        return _unchanged(workspace)
+    run = Run(connection, workspace, Templates.of(end.at, record.has_observed_kinds), record, plan)
+    seconds = {}
+    for pipeline in pipelines(record.has_observed_kinds):
+        started = time.monotonic()
+        run.compute(pipeline)
+        for view in pipeline.views:
+            seconds[view] = round((time.monotonic() - started) / len(pipeline.views), 2)
+            on_view(view, run.staged[view].num_staged if view in run.staged else 0, seconds[view])
+    run.commit()
+    build = FeatureBuild(record.generation, at, _views(workspace, connection, run, plan, seconds), _hours(plan))
+    write_record(workspace, record)
+    write_atomically(workspace.features / PROVENANCE, build.to_json())
+    return build
+
+
+def _continued(workspace: Workspace, recipe: str, first_day: int, end: DataEnd) -> BuildRecord | None:
+    """What the last build left, if the next can continue from it."""
+    found = read_record(workspace)
+    if found is None or (found.recipe, found.first_day) != (recipe, first_day) or found.data_end > end.at:
+        return None
+    places = [workspace.features / PROVENANCE, *(workspace.features / view for view in VIEWS)]
+    return found if all(place.exists() for place in places) else None
+
+
+def _plan(end: DataEnd, former: BuildRecord | None, index: LogIndex, is_full: bool, hours: HourRange | None) -> Plan:
+    if hours is not None and former is None:
+        raise InputError(
+            "there are no tables of this data and code in which hours could be built anew; build all first"
         )
-    if not any(fresh.iterdir()):  # a typed table without rows, so that readers need no special case
-        (fresh / f"day={first_day}").mkdir()
-        connection.execute(
-            f"COPY (SELECT {columns} FROM ({queries[0]}) LIMIT 0) "
-            f"TO '{_quoted(fresh)}/day={first_day}/part_0_0.parquet' (FORMAT parquet)"
-        )
-    summary = connection.execute(
-        f"SELECT count(*), max(event_at), max(known_at) FROM read_parquet('{_quoted(fresh)}/*/*.parquet')"
-    ).fetchall()[0]
-    _swap(fresh, place)
-    return ViewBuild(view.name, int(summary[0]), round(time.monotonic() - started, 2), summary[1], summary[2])
+    if is_full or former is None:
+        return plan_whole(end, former, index)
+    if hours is None:
+        return plan_next(end, former, index)
+    first = -(-micros(hours.since) // US_PER_HOUR)
+    last = end.last_hour if hours.until is None else micros(hours.until) // US_PER_HOUR
+    return plan_next(end, former, index, first) if last == end.last_hour >= first else plan_range(end, first, last)
 
 
-def _swap(fresh: Path, place: Path) -> None:
-    old = place.with_name(f".{place.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if place.exists():
-        place.rename(old)
-    fresh.rename(place)
-    sync_folder(place.parent)
-    shutil.rmtree(old, ignore_errors=True)
+def _record(former: BuildRecord | None, plan: Plan, index: LogIndex, fresh: BuildRecord) -> BuildRecord:
+    """What the build will leave, before its rows and its state are known."""
+    if former is not None and plan.is_closed:
+        return former
+    record = replace(fresh, logs=index, has_observed_kinds=has_observed_kinds(index))
+    if former is None:
+        return record
+    record.revision = former.revision + plan.is_revision
+    if not plan.is_whole:
+        record.rows = former.rows
+        record.checkpoints = dict(former.checkpoints)
+        if record.has_observed_kinds != former.has_observed_kinds:  # other columns are counted
+            record.checkpoints["hourly"] = []
+    return record
 
 
-def _generation(data_version: str) -> str:
-    """Changes with the data set and with the code that computes features, not with appended events."""
-    sql = [p.read_text() for p in sorted(SQL_FOLDER.glob("*.sql"))]
-    return content_hash([data_version, repr(VIEWS), repr(catalog.PRIOR_RATES), repr(catalog.KIND_WEIGHTS), *sql])
+def _views(
+    workspace: Workspace, connection: duckdb.DuckDBPyConnection, run: Run, plan: Plan, seconds: dict[str, float]
+) -> tuple[ViewBuild, ...]:
+    former = {} if plan.is_whole else {v["view"]: v for v in read_build(workspace)["views"]}
+    views = []
+    for name in VIEWS:
+        staged = run.staged.get(name)
+        before = [_instant(former[name][f]) if former else None for f in ("last_event_at", "last_known_at")]
+        if staged is None:
+            views.append(ViewBuild(name, former[name]["rows"], 0.0, before[0], before[1]))
+            continue
+        if plan.is_revision or plan.is_closed:
+            files = quoted(Path(view_glob(workspace, name)))
+            latest = connection.execute(f"SELECT max(event_at), max(known_at) FROM read_parquet('{files}')").fetchall()[
+                0
+            ]
+        else:
+            pairs = zip((staged.last_event, staged.last_known), before, strict=True)
+            latest = tuple(max((i for i in pair if i is not None), default=None) for pair in pairs)
+        views.append(ViewBuild(name, sum(staged.num_rows.values()), seconds[name], *latest))
+    return tuple(views)
 
 
-def _quoted(path: Path) -> str:
-    return str(path).replace("'", "''")
+def _hours(plan: Plan) -> tuple[datetime | None, datetime]:
+    first = min(span.first for span in plan.spans.values())
+    last = max(span.last for span in plan.spans.values())
+    return None if first == FIRST_HOUR else instant(first), instant(last)
+
+
+def _unchanged(workspace: Workspace) -> FeatureBuild:
+    fields = read_build(workspace)
+    views = [
+        {**v, "last_event_at": _instant(v["last_event_at"]), "last_known_at": _instant(v["last_known_at"])}
+        for v in fields["views"]
+    ]
+    data_end = datetime.fromisoformat(fields["data_end"])
+    return FeatureBuild(fields["generation"], data_end, tuple(ViewBuild(**v) for v in views))
+
+
+def _instant(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

@@ -65,6 +65,14 @@ class FeatureField:
     length: int = 0
 
 
+OWNER = "feature-platform"
+
+
+def tags(description: str, grain: str, freshness: str, owner: str = OWNER) -> dict[str, str]:
+    """The tags that every feature view carries: what it is, what a row is, how old it may be, who answers for it."""
+    return {"description": description, "grain": grain, "freshness": freshness, "owner": owner}
+
+
 @dataclass(frozen=True)
 class View:
     """One stored feature view; the table also has the join key, event_at and known_at."""
@@ -76,11 +84,16 @@ class View:
     description: str
     fields: tuple[FeatureField, ...]
     ttl: timedelta = FOREVER
-    owner: str = "feature-platform"
+    owner: str = OWNER
 
     @property
     def join_key(self) -> str:
         return JOIN_KEYS[self.entity]
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What Feast's registry says of the view."""
+        return tags(self.description, self.grain, self.freshness, self.owner)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -230,6 +243,11 @@ VIEWS: dict[str, View] = {
 """Every stored view by name."""
 
 CROSS_VIEW = "user_post_cross"
+CROSS_TAGS = tags(
+    "What a user and a post have in common at the moment of ranking.",
+    "one row per request and post, computed and never stored",
+    "at the request",
+)
 REQUEST_TIME = "requested_at"
 """Request column of the on-demand view: the instant of ranking, unix seconds."""
 

@@ -60,7 +60,7 @@ def _view(name: str, entity: Entity) -> FeatureView:
         source=_source(name),
         description=view.description,
         owner=view.owner,
-        tags={"grain": view.grain, "freshness": view.freshness, "owner": view.owner},
+        tags=view.tags,
     )
 
 
@@ -88,9 +88,9 @@ creator_activity = _view("creator_activity", creator)
     # No descriptions: Feast compares these fields, text included, with those it infers from a trial run.
     schema=[Field(name=f.name, dtype=_TYPES[f.dtype]) for f in catalog.CROSS_FIELDS],
     mode="pandas",
-    description="What a user and a post have in common at the moment of ranking.",
-    owner="feature-platform",
-    tags={"grain": "computed per request and post", "freshness": "at the request", "owner": "feature-platform"},
+    description=catalog.CROSS_TAGS["description"],
+    owner=catalog.CROSS_TAGS["owner"],
+    tags=catalog.CROSS_TAGS,
 )
 def user_post_cross(inputs: pd.DataFrame) -> pd.DataFrame:
     from feature_repo.historical import cross_frame

@@ -8,7 +8,7 @@ from rich.table import Table
 from core.errors import MissingStageError
 from core.workspace import Workspace
 from feature_repo.build import read_build
-from feature_repo.catalog import CROSS_FIELDS, CROSS_VIEW, VIEWS, FeatureField
+from feature_repo.catalog import CROSS_FIELDS, CROSS_TAGS, CROSS_VIEW, VIEWS, FeatureField
 
 
 def num_features() -> int:
@@ -28,9 +28,7 @@ def describe_table(workspace: Workspace) -> Table:
         rows = f"{facts['rows']:,}" if facts else "not built"
         times = (_minute(facts.get("last_event_at")), _minute(facts.get("last_known_at")))
         table.add_row(view.name, view.entity, str(len(view.fields)), rows, *times, view.grain)
-    table.add_row(
-        CROSS_VIEW, "user, post", str(len(CROSS_FIELDS)), "on demand", "", "", "computed per request and post"
-    )
+    table.add_row(CROSS_VIEW, "user, post", str(len(CROSS_FIELDS)), "on demand", "", "", CROSS_TAGS["grain"])
     return table
 
 
@@ -44,12 +42,18 @@ def describe_markdown() -> str:
     for view in VIEWS.values():
         parts += [
             f"## {view.name}\n",
-            f"{view.description} Entity: {view.entity} (`{view.join_key}`). Grain: {view.grain}. "
-            f"Freshness: {view.freshness}. Owner: {view.owner}.\n",
+            f"{_tags_said(view.tags, f'{view.entity} (`{view.join_key}`)')}\n",
             _fields(view.fields),
         ]
-    parts += [f"## {CROSS_VIEW}\n", "Computed per request and post, never stored.\n", _fields(CROSS_FIELDS)]
+    parts += [f"## {CROSS_VIEW}\n", f"{_tags_said(CROSS_TAGS, 'user, post')}\n", _fields(CROSS_FIELDS)]
     return "\n".join(parts)
+
+
+def _tags_said(tags: dict[str, str], entity: str) -> str:
+    return (
+        f"{tags['description']} Entity: {entity}. Grain: {tags['grain']}. Freshness: {tags['freshness']}. "
+        f"Owner: {tags['owner']}."
+    )
 
 
 def _fields(fields: tuple[FeatureField, ...]) -> str:

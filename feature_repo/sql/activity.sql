@@ -1,50 +1,53 @@
 -- {{ view }}: counts and smoothed rates per {{ key }} and hour, over {{ windows | join(', ', attribute='name') }}.
 --
--- A tile enters every window at the hour in which it is visible and leaves a window of w hours at
--- end_hour + w; one that arrives later than that enters and leaves at once. A row is written at each
--- entry and each leave, so counts fall again, and the running sums of the changes are the counts.
--- Keys are taken in {{ num_shards }} shards to bound memory; this is shard {{ shard }}.
-{%- macro sums(prefix) %}
-        {%- for tally in tallies %}, sum({{ tally }})::FLOAT AS {{ prefix }}_{{ tally }}{% endfor %}
+-- A row is written at each entry of a tile into a window and at each leave, so counts fall again, and the running
+-- sums of the changes, begun with the sums so far, are the counts. All are whole numbers in DOUBLE, so exact.
+{%- macro sums(prefix, condition='') %}
+        {%- for tally in tallies %}, sum({{ tally }}) {{ condition }}::FLOAT AS {{ prefix }}_{{ tally }}{% endfor %}
 {%- endmacro %}
-WITH shard AS (
-    SELECT * FROM tiles WHERE key % {{ num_shards }} = {{ shard }}
-), entered_total AS (
-    SELECT key, visible_hour AS hour {{- sums('total') }}
-    FROM shard
+WITH entries AS (
+    SELECT key, entered AS hour {{- sums('total') }} {{- sums('dated', 'FILTER (is_dated)') }}
+    FROM moving
+    WHERE entered IS NOT NULL
     GROUP BY ALL
-), entered AS (
-    SELECT key, visible_hour AS hour {{- sums('entered') }}
-    FROM shard
-    WHERE is_dated
-    GROUP BY ALL
-){% for window in windows if window.hours %}, left_{{ window.name }} AS (
-    SELECT key, greatest(end_hour + {{ window.hours }}, visible_hour) AS hour {{- sums('left_' ~ window.name) }}
-    FROM shard
-    WHERE is_dated
+){% for window in windows if window.hours %}, leaves_{{ window.name }} AS (
+    SELECT key, left_{{ window.name }} AS hour {{- sums('left_' ~ window.name) }}
+    FROM moving
+    WHERE left_{{ window.name }} IS NOT NULL
     GROUP BY ALL
 ){% endfor %}, moments AS (
-    SELECT key, hour FROM entered_total
+    SELECT key, hour FROM entries
     {%- for window in windows if window.hours %}
-    UNION SELECT key, hour FROM left_{{ window.name }} WHERE hour <= {{ last_hour }}
+    UNION SELECT key, hour FROM leaves_{{ window.name }}
     {%- endfor %}
-), counts AS (
+), changes AS (
     SELECT
         key, hour
         {%- for window in windows %}{% for tally in tallies %},
         {% if window.hours -%}
-        sum(coalesce(entered_{{ tally }}, 0) - coalesce(left_{{ window.name }}_{{ tally }}, 0)) OVER so_far AS {{ tally }}_{{ window.name }}
+        coalesce(dated_{{ tally }}, 0) - coalesce(left_{{ window.name }}_{{ tally }}, 0) AS {{ tally }}_{{ window.name }}
         {%- else -%}
-        sum(coalesce(total_{{ tally }}, 0)) OVER so_far AS {{ tally }}_{{ window.name }}
+        coalesce(total_{{ tally }}, 0) AS {{ tally }}_{{ window.name }}
         {%- endif %}
         {%- endfor %}{% endfor %}
     FROM moments
-    LEFT JOIN entered_total USING (key, hour)
-    LEFT JOIN entered USING (key, hour)
+    LEFT JOIN entries USING (key, hour)
     {%- for window in windows if window.hours %}
-    LEFT JOIN left_{{ window.name }} USING (key, hour)
+    LEFT JOIN leaves_{{ window.name }} USING (key, hour)
     {%- endfor %}
-    WINDOW so_far AS (PARTITION BY key ORDER BY hour ROWS UNBOUNDED PRECEDING)
+    UNION ALL
+    SELECT
+        key, {{ first_hour - 1 }} AS hour
+        {%- for window in windows %}{% for tally in tallies %}, {{ tally }}_{{ window.name }}::DOUBLE{% endfor %}{% endfor %}
+    FROM so_far
+), counts AS (
+    SELECT
+        key, hour
+        {%- for window in windows %}{% for tally in tallies %},
+        sum({{ tally }}_{{ window.name }}) OVER in_order AS {{ tally }}_{{ window.name }}
+        {%- endfor %}{% endfor %}
+    FROM changes
+    WINDOW in_order AS (PARTITION BY key ORDER BY hour ROWS UNBOUNDED PRECEDING)
 )
 SELECT
     key AS {{ key }}
@@ -59,3 +62,4 @@ SELECT
     to_timestamp(hour * 3600) AS event_at,
     to_timestamp(hour * 3600) + INTERVAL {{ lag_seconds }} SECOND AS known_at
 FROM counts
+WHERE hour >= {{ first_hour }}

@@ -15,4 +15,5 @@ SELECT
     event_at,
     known_at
 FROM posts
-WHERE event_at <= {{ data_end }}
+WHERE event_at <= {{ data_end }} AND known_at > {{ known_after }}
+{%- if not is_last %} AND known_at <= {{ known_until }}{% endif %}

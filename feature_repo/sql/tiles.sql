@@ -31,5 +31,7 @@ SELECT
     sum({{ tally }})::FLOAT AS {{ tally }}
     {%- endfor %}
 FROM (SELECT * FROM seen UNION ALL BY NAME SELECT * FROM done)
-WHERE visible_hour <= {{ last_hour }}
 GROUP BY ALL
+{%- if is_whole %}
+ORDER BY end_hour -- so that a step skips the tiles of other days
+{%- endif %}

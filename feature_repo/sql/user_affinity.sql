@@ -1,32 +1,32 @@
 -- user_affinity: shares of each user's last {{ affinity_events }} engagements by creator, topic and media type after every
--- hour with a new one. An engagement weighs its strength, halved every {{ half_life_hours }} hours of age.
-WITH hours AS (
-    SELECT user_id, visible_hour, max(place) AS last_place
-    FROM engaged
-    GROUP BY ALL
-), windows AS (
+-- hour with a new one. An engagement weighs its strength, halved every {{ half_life_hours }} hours of its age. Weights
+-- are whole numbers, so that their sums are the same in any order: 2^96 is about the weight of the newest engagement.
+WITH windows AS (
     SELECT
-        user_id, visible_hour,
+        user_id, visible_hour, newest_at,
         unnest(range(greatest(last_place - {{ affinity_events - 1 }}, 1), last_place + 1)) AS place
-    FROM hours
+    FROM engaged_hours
 ), weighed AS (
     SELECT
         user_id, windows.visible_hour, place, creator_id, topic_id, media_type,
-        strength::DOUBLE * pow(2, (at_seconds / 3600.0 - windows.visible_hour) / {{ half_life_hours }}) AS weight
+        (
+            strength::DOUBLE * pow(2, (at_seconds / 3600.0 - windows.visible_hour) / {{ half_life_hours }})
+            * pow(2, 96 - floor((newest_at / 3600.0 - windows.visible_hour) / {{ half_life_hours }}))
+        )::HUGEINT AS weight
     FROM windows JOIN engaged USING (user_id, place)
 ), totals AS (
     SELECT
         user_id, visible_hour,
-        sum(weight) AS total
+        sum(weight)::DOUBLE AS total
         {%- for media_type in media_types %},
-        coalesce(sum(weight) FILTER (media_type = '{{ media_type }}'), 0) AS {{ media_type }}
+        coalesce(sum(weight) FILTER (media_type = '{{ media_type }}'), 0)::DOUBLE AS {{ media_type }}
         {%- endfor %}
     FROM weighed
     GROUP BY ALL
 )
 {%- for of in ('creator', 'topic') %}
 , {{ of }}_shares AS (
-    SELECT user_id, visible_hour, {{ of }}_id, sum(weight) AS weight, max(place) AS last_place
+    SELECT user_id, visible_hour, {{ of }}_id, sum(weight)::DOUBLE AS weight, max(place) AS last_place
     FROM weighed
     WHERE {{ of }}_id >= 0
     GROUP BY ALL

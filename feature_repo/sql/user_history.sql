@@ -1,38 +1,49 @@
 -- user_history: the last {{ history_length }} engaged posts of each user after every hour with a new one, newest first.
-WITH wide AS (
+WITH windows AS (
     SELECT
-        * EXCLUDE (content_embedding)
-        {%- for i in range(1, content_dim + 1) %},
-        (content_embedding[{{ i }}] * strength)::FLOAT AS e{{ i }}
-        {%- endfor %},
-        CASE WHEN content_embedding IS NULL THEN 0 ELSE strength END AS mass
-    FROM engaged
-), rolled AS (
+        user_id, engaged_hours.visible_hour,
+        unnest(range(greatest(last_place - {{ history_length - 1 }}, 1), last_place + 1)) AS place
+    FROM engaged_hours
+), listed AS (
+    SELECT windows.visible_hour AS hour, engaged.*
+    FROM windows JOIN engaged USING (user_id, place)
+), contents AS (
+    SELECT post_id, known_at AS version, arg_max(content_embedding, event_at) AS content_embedding
+    FROM posts
+    WHERE content_embedding IS NOT NULL
+    {%- if not is_whole %} AND post_id IN (SELECT post_id FROM listed){% endif %}
+    GROUP BY post_id, known_at
+), weighed AS (
     SELECT
-        user_id, visible_hour, place,
-        list(post_id) OVER newest_first AS history_post_ids,
-        list(creator_id) OVER newest_first AS history_creator_ids,
-        list(topic_id) OVER newest_first AS history_topic_ids,
-        list(head::BIGINT) OVER newest_first AS history_kinds,
-        list(at_seconds) OVER newest_first AS history_at,
-        sum(mass) OVER newest_first AS mass
+        user_id, place,
+        strength AS mass
         {%- for i in range(1, content_dim + 1) %},
-        sum(e{{ i }}) OVER newest_first AS e{{ i }}
+        {{ fixed('(content_embedding[' ~ i ~ '] * strength)::FLOAT') }} AS e{{ i }}
         {%- endfor %}
-    FROM wide
-    WINDOW newest_first AS (
-        PARTITION BY user_id ORDER BY place DESC ROWS BETWEEN CURRENT ROW AND {{ history_length - 1 }} FOLLOWING
-    )
-    QUALIFY row_number() OVER (PARTITION BY user_id, visible_hour ORDER BY place DESC) = 1
+    FROM engaged JOIN contents USING (post_id, version)
+), centres AS (
+    SELECT
+        user_id, visible_hour,
+        sum(mass) AS mass
+        {%- for i in range(1, content_dim + 1) %},
+        {{ unfixed('sum(e' ~ i ~ ')') }} AS e{{ i }}
+        {%- endfor %}
+    FROM windows JOIN weighed USING (user_id, place)
+    GROUP BY user_id, visible_hour
+), histories AS (
+    SELECT
+        user_id, hour AS visible_hour,
+        list(post_id ORDER BY place DESC) AS history_post_ids,
+        list(creator_id ORDER BY place DESC) AS history_creator_ids,
+        list(topic_id ORDER BY place DESC) AS history_topic_ids,
+        list(head::BIGINT ORDER BY place DESC) AS history_kinds,
+        list(at_seconds ORDER BY place DESC) AS history_at
+    FROM listed
+    GROUP BY user_id, hour
 )
 SELECT
-    user_id,
-    history_post_ids,
-    history_creator_ids,
-    history_topic_ids,
-    history_kinds,
-    history_at,
+    histories.*,
     CASE WHEN mass > 0 THEN [{% for i in range(1, content_dim + 1) %}(e{{ i }} / mass)::FLOAT{{ ', ' if not loop.last }}{% endfor %}] END AS content_centroid,
     to_timestamp(visible_hour * 3600) AS event_at,
     to_timestamp(visible_hour * 3600) + INTERVAL {{ lag_seconds }} SECOND AS known_at
-FROM rolled
+FROM histories LEFT JOIN centres USING (user_id, visible_hour)

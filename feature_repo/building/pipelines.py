@@ -1,0 +1,118 @@
+"""The four lines of work that make the views: what each reads, computes per step and keeps for the next build."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from core.schema import CONTENT_DIM
+from feature_repo.building.sql import tallies
+from feature_repo.catalog import AFFINITY_EVENTS, JOIN_KEYS, WINDOWS
+
+Group = Literal["hourly", "profile"]
+"""hourly rows are of an hour and nothing else; profile views also have rows of the instant of a change of profile."""
+
+
+GROUPS: tuple[Group, ...] = ("hourly", "profile")
+
+
+@dataclass(frozen=True)
+class StateTable:
+    """What is kept of a view's past: one row per `key` as of an hour, or the `limit` newest rows per `key`."""
+
+    name: str
+    columns: str
+    key: tuple[str, ...]
+    template: str
+    limit: int | None = None
+    newest_first: str = "as_of DESC"
+
+    @property
+    def ranked(self) -> str:
+        """Condition that keeps what holds, of rows of several instants."""
+        keys = ", ".join(self.key)
+        return f"row_number() OVER (PARTITION BY {keys} ORDER BY {self.newest_first}) <= {self.limit or 1}"
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Views that share their input. `prepare` runs once per span, `step` for each of its days."""
+
+    group: Group
+    views: dict[str, str]
+    prepare: tuple[str, ...] = ()
+    step: tuple[str, ...] = ()
+    tables: tuple[StateTable, ...] = ()
+    parameters: dict[str, object] = field(default_factory=dict)
+
+
+def pipelines(has_observed_kinds: bool) -> list[Pipeline]:
+    """Every line of work; views by name with their template."""
+    return [
+        _profiles(),
+        _activity("user", has_observed_kinds),
+        _engaged(),
+        Pipeline("profile", {"post_profile": "post_profile"}),
+        _activity("post", has_observed_kinds),
+        _activity("creator", has_observed_kinds),
+    ]
+
+
+def _activity(entity: str, has_observed_kinds: bool) -> Pipeline:
+    sums = ", ".join(f"{tally}_{window} BIGINT" for window in WINDOWS for tally in tallies(has_observed_kinds))
+    table = StateTable(f"{entity}_sums", f"key BIGINT, as_of INTEGER, {sums}", ("key",), "activity_state")
+    view = f"{entity}_activity"
+    return Pipeline(
+        "hourly",
+        {view: "activity"},
+        ("tiles",),
+        ("activity_step",),
+        (table,),
+        {"key": JOIN_KEYS[entity], "view": view, "table": table.name},
+    )
+
+
+def _engaged() -> Pipeline:
+    columns = (
+        "user_id BIGINT, post_id BIGINT, visible_hour INTEGER, creator_id BIGINT, at_seconds BIGINT, strength FLOAT, "
+        "head INTEGER, topic_id BIGINT, media_type VARCHAR, version TIMESTAMPTZ, as_of INTEGER"
+    )
+    order = "visible_hour DESC, at_seconds DESC, post_id DESC"
+    table = StateTable("engaged", columns, ("user_id",), "engaged_state", AFFINITY_EVENTS, order)
+    views = {"user_history": "user_history", "user_affinity": "user_affinity"}
+    return Pipeline("hourly", views, ("entries",), ("engaged_step",), (table,))
+
+
+def _profiles() -> Pipeline:
+    sums = ", ".join(f"e{i} DECIMAL(38, 0)" for i in range(1, CONTENT_DIM + 1))
+    tables = (
+        StateTable(
+            "pairs",
+            "user_id BIGINT, creator_id BIGINT, is_active BOOLEAN, event_at TIMESTAMPTZ, event_id VARCHAR, "
+            "from_hour INTEGER, as_of INTEGER",
+            ("user_id", "creator_id"),
+            "pairs_state",
+        ),
+        StateTable(
+            "users",
+            "user_id BIGINT, country VARCHAR, language VARCHAR, profile_codes INTEGER[], known_at TIMESTAMPTZ, "
+            "registered_at BIGINT, as_of INTEGER",
+            ("user_id",),
+            "users_state",
+        ),
+        StateTable(
+            "creators",
+            "creator_id BIGINT, country VARCHAR, language VARCHAR, known_at TIMESTAMPTZ, as_of INTEGER",
+            ("creator_id",),
+            "creators_state",
+        ),
+        StateTable(
+            "creator_counts",
+            "creator_id BIGINT, num_followers BIGINT, num_posts BIGINT, num_posts_7d BIGINT, as_of INTEGER",
+            ("creator_id",),
+            "creator_counts_state",
+        ),
+        StateTable(
+            "contents", f"creator_id BIGINT, num_posts BIGINT, {sums}, as_of INTEGER", ("creator_id",), "contents_state"
+        ),
+    )
+    views = {"user_profile": "user_profile", "creator_profile": "creator_profile"}
+    return Pipeline("profile", views, ("catalogue",), ("profiles_step",), tables)
