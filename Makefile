@@ -95,7 +95,7 @@ $(S)/validate: $(S)/data $(wildcard validation/*.py validation/suites/*.py)
 .PHONY: features
 features: $(S)/features ## hourly features with event and known time, and their gate
 
-$(S)/features: $(S)/validate $(wildcard feature_repo/*.py feature_repo/sql/*.sql)
+$(S)/features: $(S)/validate $(wildcard feature_repo/*.py feature_repo/building/*.py feature_repo/sql/*.sql)
 	$(PY) -m feature_repo build
 	$(PY) -m validation features
 	@touch $@
