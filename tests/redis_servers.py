@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import redis
@@ -99,7 +100,7 @@ def _join(clients: list[redis.Redis], ports: list[int]) -> None:
     )
     for primary, replica in zip(primaries, replicas, strict=False):
         name = primary.execute_command("CLUSTER MYID")
-        _wait_until(lambda replica=replica, name=name: _replicates(replica, name))
+        _wait_until(partial(_replicates, replica, name))
     _wait_until(lambda: all(c.execute_command("CLUSTER INFO")["cluster_state"] == "ok" for c in clients))
 
 
