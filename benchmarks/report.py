@@ -5,6 +5,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,8 +19,17 @@ from core.files import write_atomically
 RESULTS = Path(__file__).with_name("results")
 
 
-def medians_ms(calls: Mapping[str, Callable[[], object]], seconds: float, at_least: int = 5) -> dict[str, float]:
-    """Median duration of each call in milliseconds, over as many as fit in `seconds` each, after one that warms up.
+@dataclass(frozen=True)
+class Durations:
+    """Durations of one call in milliseconds."""
+
+    median: float
+    tenth: float
+    """Tenth percentile: what the call takes when nothing else wants the processor."""
+
+
+def durations_ms(calls: Mapping[str, Callable[[], object]], seconds: float, at_least: int = 5) -> dict[str, Durations]:
+    """Durations of each call, over as many as fit in `seconds` each, after one that warms up.
 
     The calls take turns, so that what else the machine does falls on all of them alike.
     """
@@ -30,7 +40,7 @@ def medians_ms(calls: Mapping[str, Callable[[], object]], seconds: float, at_lea
         for name, call in calls.items():
             if len(taken[name]) < at_least or sum(taken[name]) < seconds:
                 taken[name].append(seconds_of(call))
-    return {name: median(times) * 1000 for name, times in taken.items()}
+    return {n: Durations(median(t) * 1000, sorted(t)[len(t) // 10] * 1000) for n, t in taken.items()}
 
 
 def seconds_of(call: Callable[[], object]) -> float:
