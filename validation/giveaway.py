@@ -24,7 +24,7 @@ MOST_ROWS = 100_000
 
 AUC_LIMIT = 0.90
 """A feature is refused when its AUC is above this by three standard errors. Honest ones stay below 0.75 in the
-simulated world and in KuaiRand (docs/decisions/0014-leaks-and-drift.md); the label's own copy has 1."""
+simulated world and in KuaiRand (docs/decisions/0013-leaks-and-drift.md); the label's own copy has 1."""
 
 LEAST_POSITIVES = 30
 """Positives a head needs in either half; below, a high AUC is too often chance."""
