@@ -85,8 +85,6 @@ def arrange(
             merit = (1 - diversity) * relevance - diversity * np.maximum.reduce(likenesses[-diversity_window:])
         merit = np.where(is_allowed, merit, -np.inf)
         choice = int(np.argmax(merit))
-        if not is_allowed[choice]:  # argmax over minus infinities: none of the allowed has a finite score
-            choice = int(np.flatnonzero(is_allowed)[0])
         if exploration is not None and is_exploring and position in exploration.slots:
             choice, propensities[position], is_explored[position] = _explore(choice, merit, exploration, rng)
         order[position] = choice
@@ -114,16 +112,16 @@ def _explore(
 
 
 def _relevance(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scores scaled to 0..1, -inf where not finite."""
+    """Scores scaled to 0..1; 0 where not finite, which is chosen among its like only."""
     is_finite = np.isfinite(scores)
     if not is_finite.any():
-        return np.full(len(scores), -np.inf)
+        return np.zeros(len(scores))
     low, high = float(scores[is_finite].min()), float(scores[is_finite].max())
     # Halved first, so that two huge scores of opposite sign do not overflow.
     span = high / 2 - low / 2
     with np.errstate(invalid="ignore", over="ignore"):
         scaled = (scores / 2 - low / 2) / span if span > 0 else np.ones(len(scores))
-    return np.where(is_finite, scaled, -np.inf)
+    return np.where(is_finite, scaled, 0.0)
 
 
 def _likeness(

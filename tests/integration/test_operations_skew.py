@@ -126,8 +126,7 @@ def serve(settings, published, tmp_path: Path):
     at = published + BEFORE_LAG
     # Redis keeps the newest rows it was ever given, so that going back in time means starting empty.
     store = open_feature_store(settings.workspace)
-    for name in ("user_id", "post_id", "creator_id"):
-        store._get_provider().online_store.delete_entity_values(store.config, [name])
+    store._get_provider().online_store.teardown(store.config, store.list_batch_feature_views(), [])
     for name in ("materialized.json", "registry.db"):
         (settings.workspace.data / name).unlink(missing_ok=True)
     apply_definitions(settings.workspace)
