@@ -1,0 +1,1 @@
+"""Speed and memory as ratios: each file times one claim against the stock way and against the bare floor."""
