@@ -61,16 +61,17 @@ def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str
 
 
 def finish(
-    benchmark: str, ratio_to_stock: float, ratio_to_floor: float, is_quick: bool, raw: Mapping[str, Any]
+    benchmark: str, ratio_to_stock: float | None, ratio_to_floor: float, is_quick: bool, raw: Mapping[str, Any]
 ) -> None:
     """Writes the dated result and prints it as the last line: one JSON object.
 
     `ratio_to_stock` says how many times better than the stock way, `ratio_to_floor` how many times the
-    floor's time or memory, both of the headline case; `raw` has the medians behind them.
+    floor's time or memory, both of the headline case; None where nothing stock does the
+    work. `raw` has the medians behind them.
     """
     line = {
         "benchmark": benchmark,
-        "ratio_to_stock": round(ratio_to_stock, 2),
+        "ratio_to_stock": None if ratio_to_stock is None else round(ratio_to_stock, 2),
         "ratio_to_floor": round(ratio_to_floor, 2),
         "is_quick": is_quick,
         "num_cpus": os.cpu_count(),

@@ -36,21 +36,22 @@ def connect(settings: Settings) -> duckdb.DuckDBPyConnection:
 
 
 def register_log(
-    connection: duckdb.DuckDBPyConnection, log_root: Path, files: Mapping[str, Sequence[Path]] | None = None
+    connection: duckdb.DuckDBPyConnection,
+    log_root: Path,
+    files: Mapping[str, Sequence[Path]] | None = None,
+    *,
+    is_named: bool = False,
 ) -> None:
     """Creates one view per table of the log; a table without files is an empty view of the same types.
 
     One row per key: the log admits no second one. Views list the files anew at each query, unless
-    `files` names those of each table to read; then only its tables become views, and `<table>_files`
-    has the path of each row's file as `filename` besides.
+    `files` names those of each table to read; then only its tables become views, and where `is_named`
+    they have the path of each row's file as `filename` besides.
     """
     if files is not None:
         for table, paths in files.items():
-            columns = _select(table_schema(table), list(paths))
+            columns = _select(table_schema(table), list(paths), ", filename" if is_named else "")
             connection.execute(f"CREATE OR REPLACE VIEW {table} AS {columns}")
-            if paths:
-                named = _select(table_schema(table), list(paths), ", filename")
-                connection.execute(f"CREATE OR REPLACE VIEW {table}_files AS {named}")
         return
     for schema in TABLES.values():
         pattern = log_root / schema.name / "day=*" / "*.parquet"

@@ -121,7 +121,7 @@ def _facts(
 ) -> dict[str, tuple[int, int, int, int, int, int, bool]]:
     if not files:
         return {}
-    register_log(connection, log_root, {table: files})
+    register_log(connection, log_root, {table: files}, is_named=True)
     observed = "count(observed_kinds) > 0" if table == "impressions" else "false"
     rows = connection.execute(
         f"""SELECT
@@ -130,7 +130,7 @@ def _facts(
             min(greatest(epoch_us(event_at) // {US_PER_HOUR} + 1,
                 (epoch_us(known_at) + {US_PER_HOUR - 1}) // {US_PER_HOUR})),
             {observed}
-        FROM {table}_files GROUP BY filename"""
+        FROM {table} GROUP BY filename"""
     ).fetchall()
     place = log_root / table
     return {Path(name).relative_to(place).as_posix(): tuple(facts) for name, *facts in rows}

@@ -108,12 +108,21 @@ class StagedView:
             stays = {file: self._part_that_stays(file) for file in files}
             is_closed = name < last_day and len(files) + len(staged.get(name, [])) > MAX_FILES_OF_CLOSED_DAY
             if name not in staged and not is_closed and all(part == "all" for part in stays.values()):
+                self._recount(name, files)
                 continue
             self._assemble(connection, name, stays)
             if is_closed:
                 self._merge(connection, self.fresh / name)
             self._swap_day(name)
         shutil.rmtree(self.fresh, ignore_errors=True)
+
+    def _recount(self, name: str, files: list[Path]) -> None:
+        """Puts right what an interrupted build left uncounted in a day that stays."""
+        counted = {key for key in self.num_rows if key.startswith(f"{name}/")}
+        if counted != {f"{name}/{file.name}" for file in files}:
+            for key in counted:
+                del self.num_rows[key]
+            self._count(self.place / name)
 
     def _part_that_stays(self, file: Path) -> str:
         """Whether all, some or none of the file's rows became known outside (after, until], by its name and its day."""

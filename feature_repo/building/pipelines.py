@@ -34,14 +34,19 @@ class StateTable:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Views that share their input. `prepare` runs once per span, `step` for each of its days."""
+    """Views that share their input; `reads` are tables of the log. `prepare` runs once per span."""
 
     group: Group
     views: dict[str, str]
+    reads: tuple[str, ...] = ()
     prepare: tuple[str, ...] = ()
     step: tuple[str, ...] = ()
     tables: tuple[StateTable, ...] = ()
     parameters: dict[str, object] = field(default_factory=dict)
+
+
+_EVENTS = ("impressions", "engagements", "posts")
+_CATALOGUE = ("follows", "users", "creators", "posts")
 
 
 def pipelines(has_observed_kinds: bool) -> list[Pipeline]:
@@ -50,7 +55,7 @@ def pipelines(has_observed_kinds: bool) -> list[Pipeline]:
         _profiles(),
         _activity("user", has_observed_kinds),
         _engaged(),
-        Pipeline("profile", {"post_profile": "post_profile"}),
+        Pipeline("profile", {"post_profile": "post_profile"}, _CATALOGUE),
         _activity("post", has_observed_kinds),
         _activity("creator", has_observed_kinds),
     ]
@@ -63,6 +68,7 @@ def _activity(entity: str, has_observed_kinds: bool) -> Pipeline:
     return Pipeline(
         "hourly",
         {view: "activity"},
+        _EVENTS,
         ("tiles",),
         ("activity_step",),
         (table,),
@@ -78,7 +84,7 @@ def _engaged() -> Pipeline:
     order = "visible_hour DESC, at_seconds DESC, post_id DESC"
     table = StateTable("engaged", columns, ("user_id",), "engaged_state", AFFINITY_EVENTS, order)
     views = {"user_history": "user_history", "user_affinity": "user_affinity"}
-    return Pipeline("hourly", views, ("entries",), ("engaged_step",), (table,))
+    return Pipeline("hourly", views, _EVENTS, ("entries",), ("engaged_step",), (table,))
 
 
 def _profiles() -> Pipeline:
@@ -115,4 +121,4 @@ def _profiles() -> Pipeline:
         ),
     )
     views = {"user_profile": "user_profile", "creator_profile": "creator_profile"}
-    return Pipeline("profile", views, ("catalogue",), ("profiles_step",), tables)
+    return Pipeline("profile", views, _CATALOGUE, ("catalogue",), ("profiles_step",), tables)

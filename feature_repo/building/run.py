@@ -41,7 +41,7 @@ class Run:
         self._templates = templates
         self._record = record
         self._plan = plan
-        self._prepared: Span | None = None
+        self._prepared: tuple[Group, Span] | None = None
         self._days_per_step = days_per_step(record.logs)
         self._written: dict[Group, dict[str, str]] = {}
         self.staged: dict[str, StagedView] = {}
@@ -133,13 +133,14 @@ class Run:
 
     def _prepare(self, pipeline: Pipeline, span: Span) -> None:
         render = self._templates.for_span(span)
-        if self._prepared != span:
+        if self._prepared != (pipeline.group, span):
             files = files_of_span(self._record.logs, span, self._workspace.log)
-            register_log(self._connection, self._workspace.log, files)
-            for name in ("impression_hours", "engagement_hours"):
-                forget(self._connection, name)
-            self._connection.execute(render("events"))
-            self._prepared = span
+            register_log(self._connection, self._workspace.log, {table: files[table] for table in pipeline.reads})
+            if pipeline.group == "hourly":
+                for name in ("impression_hours", "engagement_hours"):
+                    forget(self._connection, name)
+                self._connection.execute(render("events"))
+            self._prepared = (pipeline.group, span)
         for template in pipeline.prepare:
             self._connection.execute(render(template, **pipeline.parameters))
 

@@ -1,5 +1,6 @@
 """The SQL templates and everything they refer to."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,20 +28,12 @@ class Templates:
 
     @staticmethod
     def of(data_end: int, has_observed_kinds: bool) -> "Templates":
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(SQL_FOLDER),
-            undefined=jinja2.StrictUndefined,
-            autoescape=False,  # noqa: S701
-        )
-        functions = environment.get_template("functions.sql").make_module()
-        for name in ("end_hour", "visible_hour", "hour_start", "fixed", "unfixed"):
-            environment.globals[name] = getattr(functions, name)
-        environment.globals.update(_constants())
-        return Templates(data_end, has_observed_kinds, environment)
+        return Templates(data_end, has_observed_kinds, _environment())
 
     def for_span(self, span: Span, is_last: bool = True) -> Render:
         """Renders for one span of hours."""
         parameters = {
+            **_constants(),
             "data_end": _timestamp(self.data_end),
             "tallies": tallies(self.has_observed_kinds),
             "has_observed_kinds": self.has_observed_kinds,
@@ -80,6 +73,20 @@ def recipe(data_version: str) -> str:
 def quoted(path: Path) -> str:
     """The path inside an SQL string literal."""
     return str(path).replace("'", "''")
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    """Compiling the templates takes longer than some hours do, so a process does it once."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(SQL_FOLDER),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701
+    )
+    functions = environment.get_template("functions.sql").make_module()
+    for name in ("end_hour", "visible_hour", "hour_start", "fixed", "unfixed"):
+        environment.globals[name] = getattr(functions, name)
+    return environment
 
 
 def _constants() -> dict[str, object]:

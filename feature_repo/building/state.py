@@ -5,6 +5,7 @@ data/feature_state/
   <table>/as_of_<hour>-<n>.parquet  a base (all keys) or what changed since the file before it
 """
 
+import contextlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -139,10 +140,6 @@ class StoredState:
 
 def forget(connection: duckdb.DuckDBPyConnection, name: str) -> None:
     """Drops the view or table, where there is one: DuckDB replaces neither by the other."""
-    kinds = connection.execute(
-        "SELECT 'VIEW' FROM duckdb_views() WHERE view_name = $name UNION ALL "
-        "SELECT 'TABLE' FROM duckdb_tables() WHERE table_name = $name",
-        {"name": name},
-    ).fetchall()
-    for (kind,) in kinds:
-        connection.execute(f"DROP {kind} {name}")
+    for kind in ("VIEW", "TABLE"):
+        with contextlib.suppress(duckdb.CatalogException):
+            connection.execute(f"DROP {kind} IF EXISTS temp.{name}")
