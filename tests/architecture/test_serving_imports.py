@@ -61,3 +61,13 @@ def test_serving_app_loads_nothing_heavy_in_a_fresh_process():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert found.returncode == 0, found.stderr[-2000:]
+
+
+def test_feast_does_not_turn_the_servers_metrics_into_shared_files():
+    """Feast sets PROMETHEUS_MULTIPROC_DIR when imported; the client must have chosen its kind of values before."""
+    code = (
+        "import serving.app, feature_repo.online, os; from prometheus_client import values; "
+        "assert 'PROMETHEUS_MULTIPROC_DIR' in os.environ; print(values.ValueClass.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "MutexValue"
