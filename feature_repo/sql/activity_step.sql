@@ -28,8 +28,11 @@ WHERE entered IS NOT NULL {%- for window in windows if window.hours %} OR left_{
 CREATE OR REPLACE TEMP TABLE so_far AS
 SELECT *
 FROM stored_{{ table }}
-SEMI JOIN moving USING (key)
-QUALIFY row_number() OVER (PARTITION BY key ORDER BY as_of DESC) = 1;
+SEMI JOIN (
+    SELECT key, max(as_of) AS as_of
+    FROM stored_{{ table }} SEMI JOIN moving USING (key)
+    GROUP BY key
+) AS newest USING (key, as_of);
 
 -- The counts so far and after every hour with an entry or a leave: running sums of the changes, begun with the sums so
 -- far. All are whole numbers in DOUBLE, so exact.
