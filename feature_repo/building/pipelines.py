@@ -50,12 +50,12 @@ _CATALOGUE = ("follows", "users", "creators", "posts")
 
 
 def pipelines(has_observed_kinds: bool) -> list[Pipeline]:
-    """Every line of work; views by name with their template."""
+    """Every line of work; those of one group follow each other, as they share what was read."""
     return [
         _profiles(),
+        Pipeline("profile", {"post_profile": "post_profile"}, _CATALOGUE),
         _activity("user", has_observed_kinds),
         _engaged(),
-        Pipeline("profile", {"post_profile": "post_profile"}, _CATALOGUE),
         _activity("post", has_observed_kinds),
         _activity("creator", has_observed_kinds),
     ]
@@ -92,7 +92,7 @@ def _profiles() -> Pipeline:
     tables = (
         StateTable(
             "pairs",
-            "user_id BIGINT, creator_id BIGINT, is_active BOOLEAN, event_at TIMESTAMPTZ, event_id VARCHAR, "
+            "user_id BIGINT, creator_id BIGINT, is_active BOOLEAN, event_at TIMESTAMPTZ, "
             "from_hour INTEGER, as_of INTEGER",
             ("user_id", "creator_id"),
             "pairs_state",

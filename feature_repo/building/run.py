@@ -19,6 +19,7 @@ from feature_repo.building.state import (
     Checkpoint,
     StoredState,
     forget,
+    kept_checkpoints,
     state_folder,
     usable_checkpoints,
 )
@@ -78,14 +79,17 @@ class Run:
         for group, span in self._plan.spans.items():
             usable = self._usable(group, span)
             reached = usable[-1].as_of if usable else FIRST_HOUR - 1
+            earlier = self._earlier(group, span)
             if span.checkpoint > reached:
-                is_base = self._is_base(span, usable)
-                fresh = Checkpoint(span.checkpoint, is_base, self._written.get(group, {}))
-                usable = [fresh] if is_base else [*usable, fresh]
-            self._record.checkpoints[group] = usable
+                files = self._written.get(group, {})
+                earlier = [*earlier, Checkpoint(span.checkpoint, self._is_base(span, usable), files)]
+            self._record.checkpoints[group] = kept_checkpoints(earlier)
+
+    def _earlier(self, group: Group, span: Span) -> list[Checkpoint]:
+        return [] if span.is_whole else [c for c in self._record.checkpoints[group] if c.as_of < span.first]
 
     def _usable(self, group: Group, span: Span) -> list[Checkpoint]:
-        return [] if span.is_whole else usable_checkpoints(self._record.checkpoints[group], span.first - 1)
+        return usable_checkpoints(self._earlier(group, span), span.first - 1)
 
     def _is_base(self, span: Span, usable: list[Checkpoint]) -> bool:
         """Whether the state is written anew: always the same for all tables of a group."""

@@ -92,8 +92,16 @@ def write_record(workspace: Workspace, record: BuildRecord) -> None:
 
 
 def usable_checkpoints(checkpoints: list[Checkpoint], hour: int) -> list[Checkpoint]:
-    """The checkpoints that together are the newest state as of `hour` or before."""
-    return [c for c in checkpoints if c.as_of <= hour]
+    """The checkpoints that together are the newest state as of `hour` or before: a base and what follows it."""
+    reached = [c for c in checkpoints if c.as_of <= hour]
+    bases = [place for place, checkpoint in enumerate(reached) if checkpoint.is_base]
+    return reached[bases[-1] :] if bases else []
+
+
+def kept_checkpoints(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
+    """The checkpoints from the last base but one on, so that right after a base there is still a way back."""
+    bases = [place for place, checkpoint in enumerate(checkpoints) if checkpoint.is_base]
+    return checkpoints[bases[-2] :] if len(bases) > 1 else checkpoints
 
 
 class StoredState:

@@ -1,3 +1,6 @@
+{%- macro sums(prefix, condition='') %}
+        {%- for tally in tallies %}, sum({{ tally }}) {{ condition }}::FLOAT AS {{ prefix }}_{{ tally }}{% endfor %}
+{%- endmacro %}
 -- The tiles that enter or leave a window in hours {{ first_hour }} to {{ last_hour }}, each with those hours, and the sums so far of their keys.
 --
 -- A tile enters every window at the hour in which it is visible and leaves a window of w hours at
@@ -25,5 +28,79 @@ WHERE entered IS NOT NULL {%- for window in windows if window.hours %} OR left_{
 CREATE OR REPLACE TEMP TABLE so_far AS
 SELECT *
 FROM stored_{{ table }}
-SEMI JOIN moving USING (key)
-QUALIFY row_number() OVER (PARTITION BY key ORDER BY as_of DESC) = 1
+SEMI JOIN (
+    SELECT key, max(as_of) AS as_of
+    FROM stored_{{ table }} SEMI JOIN moving USING (key)
+    GROUP BY key
+) AS newest USING (key, as_of);
+
+-- The counts so far and after every hour with an entry or a leave: running sums of the changes, begun with the sums so
+-- far. All are whole numbers in DOUBLE, so exact.
+CREATE OR REPLACE TEMP TABLE counts AS
+{%- if first_hour == last_hour %}
+-- Of one hour no order matters: a key's counts are the sums so far and all that enters or leaves.
+WITH changes AS (
+    SELECT
+        key
+        {%- for window in windows %}{% for tally in tallies %},
+        {% if window.hours -%}
+        coalesce(sum({{ tally }}) FILTER (is_dated AND entered IS NOT NULL), 0)
+            - coalesce(sum({{ tally }}) FILTER (left_{{ window.name }} IS NOT NULL), 0)
+        {%- else -%}
+        coalesce(sum({{ tally }}) FILTER (entered IS NOT NULL), 0)
+        {%- endif %} AS {{ tally }}_{{ window.name }}
+        {%- endfor %}{% endfor %}
+    FROM moving
+    GROUP BY key
+)
+SELECT
+    changes.key, {{ first_hour }} AS hour
+    {%- for window in windows %}{% for tally in tallies %},
+    changes.{{ tally }}_{{ window.name }} + coalesce(so_far.{{ tally }}_{{ window.name }}, 0)::DOUBLE AS {{ tally }}_{{ window.name }}
+    {%- endfor %}{% endfor %}
+FROM changes LEFT JOIN so_far USING (key)
+{%- else %}
+WITH entries AS (
+    SELECT key, entered AS hour {{- sums('total') }} {{- sums('dated', 'FILTER (is_dated)') }}
+    FROM moving
+    WHERE entered IS NOT NULL
+    GROUP BY ALL
+){% for window in windows if window.hours %}, leaves_{{ window.name }} AS (
+    SELECT key, left_{{ window.name }} AS hour {{- sums('left_' ~ window.name) }}
+    FROM moving
+    WHERE left_{{ window.name }} IS NOT NULL
+    GROUP BY ALL
+){% endfor %}, moments AS (
+    SELECT key, hour FROM entries
+    {%- for window in windows if window.hours %}
+    UNION SELECT key, hour FROM leaves_{{ window.name }}
+    {%- endfor %}
+), changes AS (
+    SELECT
+        key, hour
+        {%- for window in windows %}{% for tally in tallies %},
+        {% if window.hours -%}
+        coalesce(dated_{{ tally }}, 0) - coalesce(left_{{ window.name }}_{{ tally }}, 0) AS {{ tally }}_{{ window.name }}
+        {%- else -%}
+        coalesce(total_{{ tally }}, 0) AS {{ tally }}_{{ window.name }}
+        {%- endif %}
+        {%- endfor %}{% endfor %}
+    FROM moments
+    LEFT JOIN entries USING (key, hour)
+    {%- for window in windows if window.hours %}
+    LEFT JOIN leaves_{{ window.name }} USING (key, hour)
+    {%- endfor %}
+    UNION ALL
+    SELECT
+        key, {{ first_hour - 1 }} AS hour
+        {%- for window in windows %}{% for tally in tallies %}, {{ tally }}_{{ window.name }}::DOUBLE{% endfor %}{% endfor %}
+    FROM so_far
+)
+SELECT
+    key, hour
+    {%- for window in windows %}{% for tally in tallies %},
+    sum({{ tally }}_{{ window.name }}) OVER in_order AS {{ tally }}_{{ window.name }}
+    {%- endfor %}{% endfor %}
+FROM changes
+WINDOW in_order AS (PARTITION BY key ORDER BY hour ROWS UNBOUNDED PRECEDING)
+{%- endif %}

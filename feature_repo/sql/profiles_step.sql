@@ -5,7 +5,7 @@ CREATE OR REPLACE TEMP TABLE pair_events AS
 WITH fresh AS (
     SELECT * FROM follow_arrivals WHERE from_hour BETWEEN {{ first_hour }} AND {{ last_hour }}
 ), former AS (
-    SELECT user_id, creator_id, is_active, event_at, event_id, from_hour
+    SELECT user_id, creator_id, is_active, event_at, '' AS event_id, from_hour -- alone in its hour
     FROM stored_pairs
     SEMI JOIN fresh USING (user_id, creator_id)
     QUALIFY row_number() OVER (PARTITION BY user_id, creator_id ORDER BY as_of DESC) = 1
@@ -60,8 +60,13 @@ FROM (
 CREATE OR REPLACE TEMP TABLE content_sums AS
 WITH former AS (
     SELECT * EXCLUDE (as_of)
-    FROM stored_contents SEMI JOIN (SELECT creator_id FROM follow_spans UNION SELECT creator_id FROM contents) AS needed USING (creator_id)
-    QUALIFY row_number() OVER (PARTITION BY creator_id ORDER BY as_of DESC) = 1
+    FROM stored_contents
+    SEMI JOIN (
+        SELECT creator_id, max(as_of) AS as_of
+        FROM stored_contents
+        SEMI JOIN (SELECT creator_id FROM follow_spans UNION SELECT creator_id FROM contents) AS needed USING (creator_id)
+        GROUP BY creator_id
+    ) AS newest USING (creator_id, as_of)
 ), hourly AS (
     SELECT creator_id, {{ first_hour - 1 }} AS hour, num_posts {%- for i in dims %}, e{{ i }}::HUGEINT AS e{{ i }}{% endfor %}
     FROM former
