@@ -1,5 +1,6 @@
 """The request path stays light: what it loads, directly and in a fresh process."""
 
+import os
 import subprocess
 import sys
 
@@ -69,5 +70,6 @@ def test_feast_does_not_turn_the_servers_metrics_into_shared_files():
         "import serving.app, feature_repo.online, os; from prometheus_client import values; "
         "assert 'PROMETHEUS_MULTIPROC_DIR' in os.environ; print(values.ValueClass.__name__)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PROMETHEUS_")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert done.stdout.strip() == "MutexValue"
