@@ -7,17 +7,16 @@ loses nothing, and a batch sent twice counts once. Several processes may hold it
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from core.errors import StoreUnavailableError
 from core.ids import MAX_ID
 from core.schema import ENGAGEMENT_KINDS
+from events.sqlite_errors import mapped_errors
 
 IMPRESSION = "impression"
 UNFOLLOW = "unfollow"
@@ -133,7 +132,7 @@ class Journal:
         self.path = path
         self._writing = threading.Lock()
         self._reading = threading.Lock()
-        with self._mapped_errors():
+        with mapped_errors("journal", self.path):
             self._writer = self._connect()
             self._writer.executescript(_SCHEMA)
             self._reader = self._connect()
@@ -141,7 +140,7 @@ class Journal:
     def append(self, events: Sequence[JournalEvent]) -> JournalReport:
         """What of the batch is new. All of it is on disk when this returns; nothing of it when this raises."""
         rows = [_to_row(event) for event in events]
-        with self._writing, self._mapped_errors():
+        with self._writing, mapped_errors("journal", self.path):
             before = self._writer.total_changes
             self._writer.execute("BEGIN IMMEDIATE")
             try:
@@ -218,7 +217,7 @@ class Journal:
             f"DELETE FROM events WHERE place <= ? AND kind NOT IN {_CONTROL} "
             "AND received_at < (SELECT max(received_at) FROM events) - ?"
         )
-        with self._writing, self._mapped_errors():
+        with self._writing, mapped_errors("journal", self.path):
             return self._writer.execute(query, (place, keep // timedelta(microseconds=1))).rowcount
 
     def close(self) -> None:
@@ -241,18 +240,8 @@ class Journal:
         return connection
 
     def _read(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
-        with self._reading, self._mapped_errors():
+        with self._reading, mapped_errors("journal", self.path):
             return self._reader.execute(query, values).fetchall()
-
-    @contextmanager
-    def _mapped_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StoreUnavailableError(
-                f"journal {self.path} does not take or give events ({error}); "
-                "check free disk space, permissions and that no other program locks it"
-            ) from error
 
 
 def _to_row(event: JournalEvent) -> tuple[object, ...]:

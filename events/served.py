@@ -7,8 +7,6 @@ in a power cut costs its explanation, nothing else, so writes do not wait for th
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from core.errors import StoreUnavailableError
+from events.sqlite_errors import mapped_errors
 
 KEEP_DAYS = 15
 """Longer than any engagement is attributed to its impression."""
@@ -81,7 +79,7 @@ class ServedLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._lock = threading.Lock()
-        with self._mapped_errors():
+        with mapped_errors("served log", self._path):
             self._connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
@@ -98,7 +96,7 @@ class ServedLog:
             json.dumps(page.sources), json.dumps(page.explanations),
         )  # fmt: skip
         query = f"INSERT OR REPLACE INTO pages ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
-        with self._lock, self._mapped_errors():
+        with self._lock, mapped_errors("served log", self._path):
             self._connection.execute(query, cells)
 
     def page(self, request_id: int) -> ServedPage | None:
@@ -124,7 +122,7 @@ class ServedLog:
 
     def prune(self, now: datetime) -> int:
         """Number of pages dropped because they are older than KEEP_DAYS."""
-        with self._lock, self._mapped_errors():
+        with self._lock, mapped_errors("served log", self._path):
             before = _micros(now - timedelta(days=KEEP_DAYS))
             return self._connection.execute("DELETE FROM pages WHERE requested_at < ?", (before,)).rowcount
 
@@ -133,17 +131,8 @@ class ServedLog:
         self._connection.close()
 
     def _read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._lock, self._mapped_errors():
+        with self._lock, mapped_errors("served log", self._path):
             return self._connection.execute(query, values).fetchall()
-
-    @contextmanager
-    def _mapped_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StoreUnavailableError(
-                f"served log {self._path} does not take or give pages ({error}); check free disk space and permissions"
-            ) from error
 
 
 def _from_row(row: tuple[Any, ...]) -> ServedPage:

@@ -138,7 +138,7 @@ def test_an_instant_without_zone_is_refused_and_nothing_of_the_batch_stays(journ
 def test_a_file_that_is_no_journal_is_a_store_error_not_a_foreign_one(tmp_path):
     path = tmp_path / "journal.db"
     path.write_bytes(b"not a database, not at all" * 100)
-    with pytest.raises(StoreUnavailableError, match=r"journal\.db does not take or give events"):
+    with pytest.raises(StoreUnavailableError, match=r"journal\.db cannot be read or written"):
         Journal(path)
 
 
