@@ -147,7 +147,7 @@ $(S)/retrieval: $(S)/sets $(wildcard models/*.py training/*retrieval.py) $(LOOP)
 	$(PY) -m training retrieval
 	@touch $@
 
-$(S)/second-stage: $(S)/sets $(wildcard models/*.py training/*second_stage.py) $(LOOP)
+$(S)/second-stage: $(S)/sets $(wildcard models/*.py training/*second_stage.py training/unknown_users.py) $(LOOP)
 	$(PY) -m training second-stage
 	@touch $@
 

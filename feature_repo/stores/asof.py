@@ -1,6 +1,6 @@
 """Feast's DuckDB offline store with exact point-in-time joins by ASOF, known time always respected.
 
-Any Feast project uses it by one line of feature_store.yaml; docs/guides/feast-offline-store.md says how.
+Any Feast project uses it by one line of feature_store.yaml; docs/feast-plugins.md says how.
 """
 
 from datetime import datetime
@@ -21,7 +21,7 @@ from pydantic import Field
 from core.errors import ConfigError, InputError, MissingStageError
 from core.settings import Settings
 from feature_repo.store import workspace_of
-from feature_repo.stores.engine import EngineLimits
+from feature_repo.stores.duckdb_engine import EngineLimits
 from feature_repo.stores.entity_rows import EntityRows
 from feature_repo.stores.feature_table import FeatureTable
 from feature_repo.stores.point_in_time import PointInTimeQuery, ViewJoin

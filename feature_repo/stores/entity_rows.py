@@ -15,7 +15,7 @@ from feast.errors import EntityTimestampInferenceException
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 
 from core.errors import InputError
-from feature_repo.stores.engine import columns_of, literal, request_micros
+from feature_repo.stores.duckdb_engine import columns_of, literal, request_micros
 
 EntityFrame: TypeAlias = pd.DataFrame | pa.Table | str | Path
 

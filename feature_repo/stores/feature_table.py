@@ -7,7 +7,7 @@ import duckdb
 import pyarrow as pa
 
 from core.errors import InputError
-from feature_repo.stores.engine import columns_of, fact_micros, identifier, literal
+from feature_repo.stores.duckdb_engine import columns_of, fact_micros, identifier, literal
 
 ROW_BITS = 40
 """Low bits of a row id that hold the row's place in its file; the file's place stands above."""

@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from core.errors import InputError
-from feature_repo.stores.engine import columns_of, identifier, memory_bytes, request_micros, row_bytes
+from feature_repo.stores.duckdb_engine import columns_of, identifier, memory_bytes, request_micros, row_bytes
 from feature_repo.stores.entity_rows import EntityRows
 from feature_repo.stores.feature_table import FeatureTable
 

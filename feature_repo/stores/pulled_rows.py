@@ -8,7 +8,7 @@ import duckdb
 import pyarrow as pa
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 
-from feature_repo.stores.engine import identifier, literal
+from feature_repo.stores.duckdb_engine import identifier, literal
 from feature_repo.stores.feature_table import FeatureTable
 
 PULLED_ROWS = 250_000

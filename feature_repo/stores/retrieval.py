@@ -26,7 +26,7 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.saved_dataset import SavedDatasetStorage
 
 from core.files import sync_folder
-from feature_repo.stores.engine import EngineLimits, open_engine
+from feature_repo.stores.duckdb_engine import EngineLimits, open_engine
 from feature_repo.stores.on_demand import SlicedOnDemandView, in_declared_types
 from feature_repo.stores.point_in_time import PointInTimeQuery
 
