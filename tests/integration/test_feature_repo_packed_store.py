@@ -311,7 +311,9 @@ def test_tls_urls_are_spoken_to_with_tls(tmp_path: Path) -> None:
     files = ("--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-ca-cert-file", str(certificate))
     (tls_port,) = free_ports(1)
     options = ("--tls-port", str(tls_port), "--tls-auth-clients", "no", *files)
-    if subprocess.run([server, "--port", "0", *options, "--version"], check=False).returncode:
+    # Listening nowhere, the server reads its options and ends.
+    probe = [server, "--port", "0", "--tls-auth-clients", "no"]
+    if b"Bad directive" in subprocess.run(probe, check=False, capture_output=True, cwd=tmp_path).stderr:
         pytest.skip(f"{server} is built without TLS")
     with redis_server(*options, password=PASSWORD, binary=Path(server)):
         url = f"rediss://:{PASSWORD.replace(' ', '%20')}@127.0.0.1:{tls_port}/0?ssl_ca_certs={certificate}"
