@@ -16,7 +16,7 @@ from feast import Entity, FeatureService, FeatureStore, Field, ValueType
 from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from feast.types import Array, Float32, Float64, Int32, Int64, String
+from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String
 
 from core.clock import FrozenClock
 from core.errors import ConfigError, InputError, StoreUnavailableError
@@ -93,6 +93,7 @@ def test_feast_materialises_and_reads_with_ttl_nulls_and_unknown_entities(repo: 
     assert answer["items__vector"] == [None, [1, 2], None, [3], [1, 2]]
     assert answer["more__price"] == [3.5, 1.5, None, None, 1.5]  # no time to live
     assert answer["items__stock__ts"][3] == int((NOW - 2 * HOUR).timestamp())
+    assert answer["items__stock__ts"][0] == int((NOW - 3 * HOUR).timestamp())  # an expired row keeps its time
     by_name = dict(zip(response.proto.metadata.feature_names.val, response.proto.results, strict=True))
     assert list(by_name["items__price"].statuses) == [4, 1, 3, 1, 1]  # OUTSIDE_MAX_AGE, PRESENT, NOT_FOUND
     awaited = asyncio.run(_awaited(repo, refs, ids))
@@ -136,6 +137,38 @@ async def _read_async(repo: FeatureStore, reader: PackedReader, ids: np.ndarray)
     block = await reader.read_async({"item_id": ids})
     await packed_store(repo).close()
     return block
+
+
+def test_the_direct_read_of_several_views_and_keys_is_what_feast_reads(repo: FeatureStore, tmp_path: Path) -> None:
+    user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
+    rng, at = np.random.default_rng(0), instants(*[HOUR] * 8)
+    types = {"a": Float32, "n": Int32, "t": Int64, "d": Float64, "b": Float32, "e": Bool}
+    arrow = {Float32: pa.float32(), Int32: pa.int32(), Int64: pa.int64(), Float64: pa.float64(), Bool: pa.bool_()}
+    names = [f"v{place}" for place in range(4)]
+    for place, name in enumerate(names):
+        key = "user_id" if place == 2 else "item_id"
+        chosen = list(types)[place:] if place else list(types)
+        columns: dict[str, object] = {
+            c: pa.array(rng.integers(0, 2, 8), mask=rng.random(8) < 0.3).cast(arrow[types[c]]) for c in chosen
+        }
+        rows = pa.table({key: np.arange(8), **columns, "event_at": at, "known_at": at})
+        schema = {key: Int64, **{c: types[c] for c in chosen}}
+        entity = user if place == 2 else KEY
+        repo.apply([user, make_view(tmp_path, name, schema, rows, ttl=timedelta(0), entities=[entity])])
+        list(packed_store(repo).write_arrow(repo.config, repo.get_feature_view(name), rows.to_batches()))
+    choice = [(repo.get_feature_view(n), [f.name for f in repo.get_feature_view(n).features][::-1]) for n in names]
+    wanted = {"item_id": [3, 1, 99, 3, 0], "user_id": [5] * 5}
+    refs = [f"{view.name}:{feature}" for view, features in choice for feature in features]
+    answer = repo.get_online_features(refs, wanted, full_feature_names=True).to_dict()
+    block = PackedReader(packed_store(repo), repo.config, choice).read({"item_id": wanted["item_id"], "user_id": [5]})
+    assert [n.replace("__", ":") for n in block.names] == refs
+    for column, name in enumerate(block.float_names):
+        np.testing.assert_array_equal(block.floats[:, column], np.array(answer[name], np.float32))
+    for column, name in enumerate(block.int_names):
+        assert block.ints[:, column].tolist() == [value or 0 for value in answer[name]]
+    for column, name in enumerate(block.names):
+        assert block.nulls[:, column].tolist() == [value is None for value in answer[name]]
+    assert np.isnan(block.ages).tolist() == [[row == 2, row == 2, False, row == 2] for row in range(5)]
 
 
 def test_an_older_value_never_wins_and_a_later_known_time_corrects(repo: FeatureStore) -> None:
@@ -321,7 +354,10 @@ def test_tls_urls_are_spoken_to_with_tls(tmp_path: Path) -> None:
         store.apply([KEY, make_view(tmp_path, "more", {"item_id": Int64, "price": Float32}, table())])
         write(store, 1, 1.5, NOW)
         assert prices(store, 1) == [1.5]
-        asyncio.run(packed_store(store).close())
+        reader = PackedReader(packed_store(store), store.config, [(store.get_feature_view("more"), ["price"])])
+        ids = np.array([1, 2])
+        np.testing.assert_array_equal(reader.read({"item_id": ids}).floats[:, 0], [1.5, np.nan])
+        np.testing.assert_array_equal(asyncio.run(_read_async(store, reader, ids)).floats[:, 0], [1.5, np.nan])
 
 
 def test_fields_keep_their_tags_through_the_registry(repo: FeatureStore) -> None:

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from core.errors import InputError
 from feature_repo.stores.packed.cells import cells_from_arrow, cells_from_values
-from feature_repo.stores.packed.layout import Layout, PackedField
+from feature_repo.stores.packed.layout import FOREVER, Layout, PackedField
 from feature_repo.stores.packed.pack import pack_rows
-from feature_repo.stores.packed.unpack import unpack_rows
+from feature_repo.stores.packed.unpack import Unpacked
+from feature_repo.stores.packed.wide import WideLayout, WideRows, lone_layout
 from feature_repo.stores.packed.wire import time_column, value_columns, values_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Feast's imports
@@ -47,6 +48,14 @@ def packed(layout: Layout, columns=COLUMNS, event=10, known=20) -> list[bytes]:
     n = len(next(iter(columns.values())))
     cells = [cells_from_arrow(f, columns[f.name]) for f in layout.fields]
     return pack_rows(layout, cells, np.full(n, event, np.int64), np.full(n, known, np.int64))
+
+
+def unpack_wide(layout: Layout, raw: list[bytes | None]) -> WideRows:
+    return lone_layout(layout, FOREVER).unpack(raw, 0)
+
+
+def unpack_rows(layout: Layout, raw: list[bytes | None]) -> Unpacked:
+    return unpack_wide(layout, raw).view(0)
 
 
 def test_every_form_comes_back_as_it_went_in():
@@ -83,9 +92,10 @@ def test_arrow_and_values_pack_to_the_same_bytes():
 def test_rows_of_another_layout_missing_and_cut_rows_are_not_found_and_counted():
     layout, other = Layout(FIELDS), Layout(FIELDS[:-1])
     good = packed(layout)
-    rows = unpack_rows(layout, [good[0], packed(other)[0], None, good[1][:-1], b"", good[2]])
+    wide = unpack_wide(layout, [good[0], packed(other)[0], None, good[1][:-1], b"", good[2]])
+    rows = wide.view(0)
     assert rows.found.tolist() == [True, False, False, False, False, True]
-    assert rows.num_foreign == 3
+    assert wide.num_foreign == 3
     assert rows.nulls[1:5].all()
     fixed = Layout([PackedField("f", "FLOAT"), PackedField("g", "FLOAT")])
     same_size = Layout([PackedField("f", "FLOAT"), PackedField("h", "FLOAT")])
@@ -95,6 +105,53 @@ def test_rows_of_another_layout_missing_and_cut_rows_are_not_found_and_counted()
     assert np.isnan(rows.scalars("g")[3:]).all()
     assert len(unpack_rows(fixed, [])) == 0
     assert len(unpack_rows(layout, [])) == 0
+
+
+@given(st.lists(st.lists(st.sampled_from(["there", "missing", "foreign", "cut", "old"]), min_size=3, max_size=3)))
+def test_rows_side_by_side_read_as_they_do_alone(states):
+    layouts = [
+        Layout([PackedField("a", "FLOAT"), PackedField("n", "INT64")]),
+        Layout([PackedField("b", "DOUBLE"), PackedField("list", "FLOAT_LIST", 3)]),
+        Layout([PackedField(f"c{i}", "BOOL") for i in range(11)]),
+    ]
+    ttls = [5, FOREVER, 5]
+
+    arrow = {"FLOAT": pa.float32(), "INT64": pa.int64(), "DOUBLE": pa.float64(), "BOOL": pa.bool_()}
+    arrow["FLOAT_LIST"] = pa.list_(pa.float32())
+
+    def row(layout: Layout, number: int, state: str) -> bytes | None:
+        columns = {
+            f.name: pa.array([[number] if f.length else number]).cast(arrow[f.value_type]) for f in layout.fields
+        }
+        good = packed(layout, columns, event=94 if state == "old" else 95)[0]
+        return {"missing": None, "foreign": b"another." + good[8:], "cut": good[:-1]}.get(state, good)
+
+    raw = [row(layouts[v], n, state) for n, of_entity in enumerate(states) for v, state in enumerate(of_entity)]
+    wide = WideLayout(layouts, ttls).unpack(raw, now_us=100)
+    lone = [lone_layout(layouts[v], ttls[v]).unpack(raw[v::3], 100) for v in range(3)]
+    num_foreign = sum(state in ("foreign", "cut") for of_entity in states for state in of_entity)
+    assert wide.num_foreign == sum(alone.num_foreign for alone in lone) == num_foreign
+    for v, (ttl, alone) in enumerate(zip(ttls, lone, strict=True)):
+        rows, column = wide.view(v), [of_entity[v] for of_entity in states]
+        assert rows.found.tolist() == [state == "there" or (state == "old" and ttl == FOREVER) for state in column]
+        assert rows.records.tobytes() == alone.view(0).records.tobytes()
+        assert rows.nulls[~rows.found].all()
+        assert not rows.nulls[rows.found].any()
+        if wide.expired is not None:
+            assert wide.expired[:, v].tolist() == [state == "old" and ttl != FOREVER for state in column]
+            assert (rows.event_us[wide.expired[:, v]] == 94).all()
+    backwards = np.arange(len(states))[::-1].copy()
+    assert wide.take(backwards).view(1).records.tobytes() == wide.view(1).records[::-1].tobytes()
+
+
+def test_texts_that_are_all_null_or_empty_are_read():
+    layout = Layout([PackedField("name", "STRING")])
+    assert unpack_rows(layout, packed(layout, {"name": pa.array([None, ""])})).strings("name") == [b"", b""]
+
+
+def test_a_layout_with_a_variable_part_stands_alone():
+    with pytest.raises(ValueError, match="not the only one"):
+        WideLayout([Layout(FIELDS), Layout(FIELDS[:1])], [FOREVER, FOREVER])
 
 
 def test_the_hash_sees_names_types_and_lengths_and_the_order():

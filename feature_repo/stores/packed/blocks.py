@@ -1,4 +1,4 @@
-"""The form of a direct read: blocks of numbers over all views, and how one view's rows fill them."""
+"""The form of a direct read: blocks of numbers over all views, and which features go to which block."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,13 +9,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from core.errors import ConfigError
-from feature_repo.stores.packed.layout import layout_of
+from feature_repo.stores.packed.layout import layout_of, ttl_us_of
 from feature_repo.stores.packed.unpack import Unpacked
 
-Index = slice | NDArray[np.int64]
-
-_FLOATS = ("<f8", "<f4")
-_INTS = ("<i8", "<i4", "|u1")
+FLOATS = ("<f8", "<f4")
+INTS = ("<i8", "<i4", "|u1")
 
 
 @dataclass
@@ -44,23 +42,17 @@ class FeatureBlock:
     """Arrow strings (or binary), [N]; null where null."""
 
 
-@dataclass(frozen=True)
-class _Move:
-    """Columns of one group of the record that go to one block."""
-
-    group: str
-    source: Index
-    target: Index
-
-
 class ViewBlocks:
-    """The chosen features of one view and where they go. Columns are set by `empty_block`."""
+    """The chosen features of one view, by the block they go to, and the view's first column in each."""
 
-    def __init__(self, view: Any, features: Sequence[str]) -> None:
-        self.view = view
+    def __init__(self, view: Any, features: Sequence[str], before: "ViewBlocks | None" = None) -> None:
+        """`before` is the view whose columns these follow.
+
+        Raises ConfigError for a feature without a column form.
+        """
         self.name = view.projection.name_to_use()
         self.features = tuple(features)
-        self.layout = layout_of(view)
+        self.layout, self.ttl_us = layout_of(view), ttl_us_of(view)
         unknown = [n for n in features if n not in self.layout.by_name]
         formless = [n for n in features if n not in unknown and self.layout.by_name[n].kind.form == "message"]
         if unknown or formless:
@@ -68,30 +60,16 @@ class ViewBlocks:
                 f"view {view.name} cannot be read directly: no feature {unknown}, no column form for {formless}; "
                 "choose others, or read those through get_online_features"
             )
-        self.float_names = [n for n in features if self._is_in(n, _FLOATS)]
-        self.int_names = [n for n in features if self._is_in(n, _INTS)]
+        self.float_names = [n for n in features if self._is_in(n, FLOATS)]
+        self.int_names = [n for n in features if self._is_in(n, INTS)]
         self.sequence_names = [n for n in features if self.layout.by_name[n].kind.form == "numbers"]
         self.text_names = [n for n in features if self.layout.by_name[n].kind.form == "text"]
-        self._bits = _index([self.layout.bits[n] for n in features])
-        self._floats: list[_Move] = []
-        self._ints: list[_Move] = []
-        self._nulls: Index = slice(0)
+        self.first_float: int = before.first_float + len(before.float_names) if before else 0
+        self.first_int: int = before.first_int + len(before.int_names) if before else 0
+        self.first_name: int = before.first_name + len(before.features) if before else 0
 
-    def place(self, first_float: int, first_int: int, first_name: int) -> None:
-        """Sets the first column of this view in each block."""
-        self._floats = self._moves(self.float_names, _FLOATS, first_float)
-        self._ints = self._moves(self.int_names, _INTS, first_int)
-        self._nulls = slice(first_name, first_name + len(self.features))
-
-    def fill(self, block: FeatureBlock, column: int, rows: Unpacked, now_us: int) -> None:
-        """Writes the rows' values into `block`; `column` is the view's in `ages`."""
-        for move in self._floats:
-            block.floats[:, move.target] = rows.records[move.group][:, move.source]
-        for move in self._ints:
-            block.ints[:, move.target] = rows.records[move.group][:, move.source]
-        block.nulls[:, self._nulls] = rows.nulls[:, self._bits]
-        ages = (now_us - rows.event_us) / 1e6
-        block.ages[:, column] = ages if rows.found.all() else np.where(rows.found, ages, np.nan)
+    def fill_lists(self, block: FeatureBlock, rows: Unpacked) -> None:
+        """Puts sequences and texts into `block`."""
         for name in self.sequence_names:
             full = f"{self.name}__{name}"
             block.sequences[full], block.lengths[full] = _sequence(rows, name)
@@ -102,45 +80,29 @@ class ViewBlocks:
         kind = self.layout.by_name[name].kind
         return kind.form == "scalar" and kind.dtype in groups
 
-    def _moves(self, names: Sequence[str], groups: Sequence[str], first: int) -> list[_Move]:
-        moves = []
-        for group in groups:
-            chosen = [(i, n) for i, n in enumerate(names) if self.layout.by_name[n].kind.dtype == group]
-            if chosen:
-                sources = _index([self.layout.columns[n] for _, n in chosen])
-                moves.append(_Move(group, sources, _index([first + i for i, _ in chosen])))
-        return moves
 
+class BlockForm:
+    """Columns of the blocks of one choice of views."""
 
-def empty_block(views: Sequence[ViewBlocks]) -> Callable[[int], FeatureBlock]:
-    """Maker of blocks for N rows; gives every view its columns."""
-    floats: list[str] = []
-    ints: list[str] = []
-    names: list[str] = []
-    for view in views:
-        view.place(len(floats), len(ints), len(names))
-        floats += [f"{view.name}__{n}" for n in view.float_names]
-        ints += [f"{view.name}__{n}" for n in view.int_names]
-        names += [f"{view.name}__{n}" for n in view.features]
-    headings = tuple(names), tuple(floats), tuple(ints), tuple(v.name for v in views)
+    def __init__(self, views: Sequence[ViewBlocks]) -> None:
+        def full(of: Callable[[ViewBlocks], Sequence[str]]) -> tuple[str, ...]:
+            return tuple(f"{view.name}__{name}" for view in views for name in of(view))
 
-    def make(num_rows: int) -> FeatureBlock:
+        self._names, self._views = full(lambda v: v.features), tuple(v.name for v in views)
+        self._floats, self._ints = full(lambda v: v.float_names), full(lambda v: v.int_names)
+
+    def empty(self, num_rows: int) -> FeatureBlock:
+        """A block of N rows whose numbers are still to be filled in."""
         return FeatureBlock(
-            *headings,
-            np.empty((num_rows, len(floats)), dtype=np.float32),
-            np.empty((num_rows, len(ints)), dtype=np.int64),
-            np.empty((num_rows, len(names)), dtype=np.bool_),
-            np.empty((num_rows, len(views)), dtype=np.float64),
+            self._names,
+            self._floats,
+            self._ints,
+            self._views,
+            np.empty((num_rows, len(self._floats)), dtype=np.float32),
+            np.empty((num_rows, len(self._ints)), dtype=np.int64),
+            np.empty((num_rows, len(self._names)), dtype=np.bool_),
+            np.empty((num_rows, len(self._views)), dtype=np.float64),
         )
-
-    return make
-
-
-def _index(places: Sequence[int]) -> Index:
-    """A slice where the places are consecutive, which copies many times faster."""
-    if list(places) == list(range(places[0], places[0] + len(places))) if places else True:
-        return slice(places[0], places[0] + len(places)) if places else slice(0)
-    return np.array(places, dtype=np.int64)
 
 
 def _sequence(rows: Unpacked, name: str) -> tuple[np.ndarray, NDArray[np.int64]]:

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
@@ -66,26 +67,36 @@ def tag_of(key: bytes) -> bytes:
     return key[:4]
 
 
-@dataclass(frozen=True)
-class IdBlock:
-    """Keys that differ in their last eight bytes only, the id: one view, one int64 join key."""
+class IdKeys:
+    """Keys that end in an int64 id: those of several views, entity by entity."""
 
-    prefix: bytes
-    ids: NDArray[np.int64]
+    def __init__(self, prefixes: Sequence[bytes]) -> None:
+        """`prefixes` are what precedes the eight bytes of the id, per view."""
+        arguments = [b"$%d\r\n%b%b\r\n" % (len(p) + 8, p, bytes(8)) for p in prefixes]
+        self.num_views = len(prefixes)
+        self._of_one = b"".join(arguments)
+        self._places = np.dtype(
+            {
+                "names": [str(place) for place in range(len(prefixes))],
+                "formats": ["<i8"] * len(prefixes),
+                "offsets": [end - 10 for end in accumulate(map(len, arguments))],
+                "itemsize": len(self._of_one),
+            }
+        )
 
-    def as_arguments(self) -> bytes:
+    def as_arguments(self, ids: NDArray[np.int64]) -> bytearray:
         """The keys as arguments of a Redis command, written by numpy for all ids at once."""
-        head = b"$%d\r\n%b" % (len(self.prefix) + 8, self.prefix)
-        cells = np.empty((len(self.ids), len(head) + 10), dtype=np.uint8)
-        cells[:] = np.frombuffer(head + bytes(8) + b"\r\n", dtype=np.uint8)
-        cells[:, len(head) : -2] = np.ascontiguousarray(self.ids, dtype="<i8").view(np.uint8).reshape(-1, 8)
-        return cells.tobytes()
+        out = bytearray(self._of_one * len(ids))
+        cells = np.ndarray(len(ids), self._places, out)
+        for name in self._places.names or ():
+            cells[name] = ids
+        return out
 
 
-def mget_command(blocks: Sequence[IdBlock]) -> bytes:
-    """MGET of every key of the blocks, as Redis reads it from the wire."""
-    num_keys = sum(len(block.ids) for block in blocks)
-    return b"".join([b"*%d\r\n$4\r\nMGET\r\n" % (num_keys + 1), *(block.as_arguments() for block in blocks)])
+def mget_command(keys: Sequence[tuple[IdKeys, NDArray[np.int64]]]) -> bytes:
+    """MGET of the keys of all ids, as Redis reads it from the wire."""
+    num_keys = sum(of.num_views * len(ids) for of, ids in keys)
+    return b"*%d\r\n$4\r\nMGET\r\n%b" % (num_keys + 1, b"".join([of.as_arguments(ids) for of, ids in keys]))
 
 
 def require_serialization(version: int) -> None:

@@ -27,6 +27,8 @@ FORMAT = "vitrine-packed-1"
 LENGTH_TAG = "packed_length"
 UNKNOWN = -(2**63)
 """Known time of a row whose source has no created timestamp; earlier than every other."""
+FOREVER = 2**63 - 1
+"""Time to live of a view that has none, in microseconds."""
 HEADER = [("layout", "<u8"), ("event", "<i8"), ("known", "<i8")]
 
 
@@ -147,6 +149,12 @@ class Layout:
 def layout_of(view: Any) -> Layout:
     """Layout of a Feast view (any object with `features`). Raises ConfigError for a bad `packed_length`."""
     return _layout(tuple((f.name, f.dtype.to_value_type().name, _length(view, f)) for f in view.features))
+
+
+def ttl_us_of(view: Any) -> int:
+    """Time to live of a Feast view's rows in microseconds."""
+    ttl = getattr(view, "ttl", None)
+    return round(ttl.total_seconds() * 1_000_000) if ttl else FOREVER
 
 
 @lru_cache(maxsize=512)

@@ -12,12 +12,12 @@ from feast.utils import _get_table_entity_values
 from numpy.typing import NDArray
 
 from feature_repo.stores.packed.keys import KeySpace, entities_of_values
-from feature_repo.stores.packed.unpack import Unpacked
+from feature_repo.stores.packed.wide import WideRows
 from feature_repo.stores.packed.wire import status_column, time_column, value_columns, varint
 
 _RESULT = b"\x12"  # field 2 of the response, length-delimited
-Unpack = Callable[[Any, Sequence[bytes | None]], tuple[Unpacked, NDArray[np.bool_]]]
-"""View and raw rows to rows within their time to live, and which were past it."""
+Unpack = Callable[[Any, Sequence[bytes | None]], WideRows]
+"""View and raw rows to rows within their time to live."""
 
 
 @dataclass(frozen=True)
@@ -61,36 +61,35 @@ class FeatureRead:
         with_version: bool,
     ) -> None:
         """Appends every view's features; `raw` are the rows of `keys`."""
-        for read, rows, expired in self._rows(raw, unpack):
+        for read, rows in self._rows(raw, unpack):
             view = read.view
             prefix = f"{view.projection.name_to_use()}__" if full_names else ""
             response.metadata.feature_names.val.extend(prefix + name for name in read.features)
             if with_version:
                 _add_version(response, view)
-            response.MergeFromString(_results(rows, expired, read.features))
-            num_found = int(rows.found.sum()) * len(read.features)
+            response.MergeFromString(_results(rows, read.features))
+            num_found = rows.num_found * len(read.features)
             track_feature_statuses(view.name, num_found, len(rows) * len(read.features) - num_found)
 
-    def _rows(
-        self, raw: Sequence[bytes | None], unpack: Unpack
-    ) -> Iterator[tuple[ViewRead, Unpacked, NDArray[np.bool_]]]:
+    def _rows(self, raw: Sequence[bytes | None], unpack: Unpack) -> Iterator[tuple[ViewRead, WideRows]]:
         start = 0
         for read in self._views:
-            rows, expired = unpack(read.view, raw[start : start + len(read.keys)])
+            rows = unpack(read.view, raw[start : start + len(read.keys)])
             start += len(read.keys)
-            if read.places is not None:
-                rows, expired = rows.take(read.places), expired[read.places]
-            yield read, rows, expired
+            yield read, rows if read.places is None else rows.take(read.places)
 
 
-def _results(rows: Unpacked, expired: NDArray[np.bool_], features: Sequence[str]) -> bytes:
+def _results(wide: WideRows, features: Sequence[str]) -> bytes:
     """Bytes of `GetOnlineFeaturesResponse.results`, a FeatureVector per feature.
 
     An expired row answers with its event time and null values.
     """
+    rows = wide.view(0)
     statuses = np.where(rows.found, FieldStatus.PRESENT, FieldStatus.NOT_FOUND)
-    statuses[expired] = FieldStatus.OUTSIDE_MAX_AGE
-    shared = status_column(statuses.astype(np.uint8)) + time_column(rows.event_us, rows.found | expired)
+    if wide.expired is not None:
+        statuses[wide.expired[:, 0]] = FieldStatus.OUTSIDE_MAX_AGE
+    has_time = statuses != FieldStatus.NOT_FOUND
+    shared = status_column(statuses.astype(np.uint8)) + time_column(rows.event_us, has_time)
     pieces = []
     for column in value_columns(rows, features):
         pieces += [_RESULT, varint(len(column) + len(shared)), column, shared]

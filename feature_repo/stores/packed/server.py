@@ -12,7 +12,6 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from core.errors import FeatureStoreError, StoreUnavailableError
-from feature_repo.stores.packed.keys import IdBlock, mget_command
 from feature_repo.stores.packed.script import BATCH_ROWS, WRITE_NEWER
 
 SOCKET_SECONDS = 5.0
@@ -99,11 +98,8 @@ class SingleServer:
         with mapped_errors():
             return await self._async_client().execute_command("MGET", *keys)
 
-    def read_ids(self, blocks: Sequence[IdBlock]) -> list[bytes | None]:
-        """Rows of ids, block by block: the same as `read`, without an object per key."""
-        if not any(len(block.ids) for block in blocks):
-            return []
-        command = mget_command(blocks)
+    def read_packed(self, command: bytes) -> list[bytes | None]:
+        """The answer to an MGET as Redis reads it from the wire: the same as `read`, without an object per key."""
         with mapped_errors():
             pool = self.client.connection_pool
             connection = pool.get_connection()
@@ -114,10 +110,7 @@ class SingleServer:
             finally:
                 pool.release(connection)
 
-    async def read_ids_async(self, blocks: Sequence[IdBlock]) -> list[bytes | None]:
-        if not any(len(block.ids) for block in blocks):
-            return []
-        command = mget_command(blocks)
+    async def read_packed_async(self, command: bytes) -> list[bytes | None]:
         with mapped_errors():
             pool = self._async_client().connection_pool
             connection = await pool.get_connection()

@@ -10,7 +10,6 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 from feast import Entity, FeatureView, RepoConfig
 from feast.infra.online_stores.online_store import OnlineStore
@@ -19,18 +18,17 @@ from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesRespo
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel
-from numpy.typing import NDArray
 from pydantic import StrictStr
 
 from core.clock import Clock
 from feature_repo.stores.packed import connect
 from feature_repo.stores.packed.connect import view_name
 from feature_repo.stores.packed.keys import KeySpace, entities_of_protos, require_serialization
-from feature_repo.stores.packed.layout import Layout, layout_of
+from feature_repo.stores.packed.layout import layout_of, ttl_us_of
 from feature_repo.stores.packed.response import FeatureRead
 from feature_repo.stores.packed.rows import Row, datetime_of, pack_batch, pack_protos
 from feature_repo.stores.packed.server import Batch, RowServer
-from feature_repo.stores.packed.unpack import Unpacked, unpack_rows
+from feature_repo.stores.packed.wide import WideRows, lone_layout
 from feature_repo.stores.packed.wire import values_of
 
 MICROS = 1_000_000
@@ -166,18 +164,14 @@ class PackedOnlineStore(OnlineStore):
         require_serialization(config.entity_key_serialization_version)
         return connect.key_space(config)
 
-    def unpack(
-        self, config: RepoConfig, view: Any, raw: Sequence[bytes | None], layout: Layout | None = None
-    ) -> tuple[Unpacked, NDArray[np.bool_]]:
-        """Rows within their time to live, and which were there but past it, [N]."""
-        rows = unpack_rows(layout or layout_of(view), raw)
+    def unpack(self, config: RepoConfig, view: Any, raw: Sequence[bytes | None]) -> WideRows:
+        """Rows of one view within their time to live, the others blank."""
+        return self.counted(lone_layout(layout_of(view), ttl_us_of(view)).unpack(raw, self.now_us(config)))
+
+    def counted(self, rows: WideRows) -> WideRows:
+        """The same rows, foreign ones counted."""
         self.num_foreign_rows += rows.num_foreign
-        ttl = getattr(view, "ttl", None)
-        if not ttl:
-            return rows, np.zeros(len(rows), dtype=bool)
-        cutoff = self.now_us(config) - round(ttl.total_seconds() * MICROS)
-        expired = rows.found & (rows.event_us < cutoff)
-        return (rows.without(expired), expired) if expired.any() else (rows, expired)
+        return rows
 
     def now_us(self, config: RepoConfig) -> int:
         """The platform's now in microseconds."""
@@ -192,7 +186,7 @@ class PackedOnlineStore(OnlineStore):
     def _feast_rows(
         self, config: RepoConfig, view: FeatureView, raw: Sequence[bytes | None], features: list[str] | None
     ) -> list[ReadRow]:
-        rows, _ = self.unpack(config, view, raw)
+        rows = self.unpack(config, view, raw).view(0)
         names = features or [f.name for f in view.features]
         columns = values_of(rows, names)
         return [
