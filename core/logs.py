@@ -5,10 +5,15 @@ import sys
 
 import structlog
 
+CHATTY = ("feast.infra.registry",)
+"""Loggers whose every refresh of a cache is INFO."""
+
 
 def configure_logs(level: str = "INFO") -> None:
     """Sends structlog and stdlib records to stderr as `time level event key=value`. Once per process."""
     logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s", force=True)
+    for name in CHATTY:
+        logging.getLogger(name).setLevel("WARNING" if level == "INFO" else level)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
