@@ -115,7 +115,7 @@ def save_bundle(
     """Writes `parent/<bundle_id>/` and gives the bundle id: a hash of weights and manifest.
 
     `config` is the network's frozen dataclass; `heads` are heads or tasks; `bounds` are the legal values
-    of inputs (`{feature: {min, max, is_null_allowed}}`) that serving checks. Equal content gives the
+    of inputs (`{feature: {min, max}}`) that serving checks. Equal content gives the
     same id, and a folder that is already there is kept. The write is atomic.
     """
     if kind not in KINDS:

@@ -11,7 +11,7 @@ from typing import Any
 
 from feature_repo.catalog import FIELDS, VIEWS
 from validation.rules import Suite
-from validation.suites.features import cross_suite, features_by_day, view_suite
+from validation.suites.features import cross_suite, view_suite
 
 # Limits that depend on the data's end are on timestamps, never on a feature, so any instant will do.
 _ANY_END = datetime(2000, 1, 1, tzinfo=UTC)
@@ -19,38 +19,33 @@ _ANY_END = datetime(2000, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Bound:
-    """Legal values of one feature; None where a side is open. `is_null_allowed` is about known entities."""
+    """Legal values of one feature; None where a side is open. Null is always legal: an unknown entity has no others."""
 
     min: float | None
     max: float | None
-    is_null_allowed: bool
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def compile_bounds(features: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
-    """`{"view__feature": {"min", "max", "is_null_allowed"}}` for every bounded scalar feature, or those of `features`.
+    """`{"view__feature": {"min", "max"}}` for every bounded scalar feature, or those of `features`.
 
     Names outside the catalogue (the request's own context) have no suite and so no bound.
     """
-    bounds = suite_bounds(cross_suite(), None)
+    bounds = suite_bounds(cross_suite())
     for view in VIEWS.values():
-        bounds |= suite_bounds(view_suite(view, _ANY_END), features_by_day(view, _ANY_END))
+        bounds |= suite_bounds(view_suite(view, _ANY_END))
     chosen = bounds if features is None else {name: bounds[name] for name in features if name in bounds}
     return {name: bound.to_json() for name, bound in chosen.items()}
 
 
-def suite_bounds(rows: Suite, days: Suite | None) -> dict[str, Bound]:
-    """Bounds of one view's scalar features by full name: ranges from its row suite, nulls from its day suite."""
-    filled = (
-        {column.removeprefix("filled_") for column in days.columns() if column.startswith("filled_")} if days else set()
-    )
+def suite_bounds(rows: Suite) -> dict[str, Bound]:
+    """Bounds of one view's scalar features by full name, from its row suite."""
     bounds: dict[str, Bound] = {}
     for rule in rows.rules:
-        name = rule.kwargs.get("column")
-        full = f"{rows.name}__{name}"
+        full = f"{rows.name}__{rule.kwargs.get('column')}"
         # A list's rule is about its length, which the columns' fixed width settles online.
         if rule.expectation == "expect_column_values_to_be_between" and full in FIELDS and not FIELDS[full].length:
-            bounds[full] = Bound(rule.kwargs.get("min_value"), rule.kwargs.get("max_value"), name not in filled)
+            bounds[full] = Bound(rule.kwargs.get("min_value"), rule.kwargs.get("max_value"))
     return bounds

@@ -222,7 +222,7 @@ def test_rows_held_by_a_cache_are_told_from_what_is_read_anew(serve, published):
 
 
 def test_values_beyond_their_bounds_are_null_by_intent(serve, monkeypatch):
-    bounds = {"post_activity__num_impressions_total": {"min": 0, "max": 20, "is_null_allowed": True}}
+    bounds = {"post_activity__num_impressions_total": {"min": 0, "max": 20}}
     served = serve(bounds=bounds)
     served.ask()
     monkeypatch.setattr(skew, "bundle_bounds", lambda workspace, records: bounds)

@@ -4,8 +4,8 @@ from serving.funnel.input_bounds import InputBounds
 from validation.bounds import compile_bounds
 
 BOUNDS = {
-    "v__share": {"min": 0.0, "max": 1.0, "is_null_allowed": True},
-    "v__count": {"min": 0, "max": None, "is_null_allowed": False},
+    "v__share": {"min": 0.0, "max": 1.0},
+    "v__count": {"min": 0, "max": None},
 }
 
 

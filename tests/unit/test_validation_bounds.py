@@ -8,10 +8,10 @@ from validation.bounds import compile_bounds
 
 def test_bounds_are_plain_values_with_known_examples():
     bounds = json.loads(json.dumps(compile_bounds()))
-    assert bounds["user_activity__rate_click_24h"] == {"min": 0.0, "max": 1.0, "is_null_allowed": False}
-    assert bounds["user_activity__num_impressions_1h"] == {"min": 0, "max": None, "is_null_allowed": False}
-    assert bounds["post_profile__integrity_score"] == {"min": 0.0, "max": 1.0, "is_null_allowed": True}
-    assert bounds["user_post_cross__is_followed"] == {"min": 0.0, "max": 1.0, "is_null_allowed": True}
+    assert bounds["user_activity__rate_click_24h"] == {"min": 0.0, "max": 1.0}
+    assert bounds["user_activity__num_impressions_1h"] == {"min": 0, "max": None}
+    assert bounds["post_profile__integrity_score"] == {"min": 0.0, "max": 1.0}
+    assert bounds["user_post_cross__is_followed"] == {"min": 0.0, "max": 1.0}
 
 
 def test_only_scalar_features_of_the_catalogue_are_bound():
