@@ -25,7 +25,7 @@ from core.settings import Settings
 from core.workspace import Workspace
 from feature_repo.store import workspace_of
 from feature_repo.stores.embedded import redis_url
-from feature_repo.stores.packed.server import SOCKET_SECONDS, mapped_errors
+from feature_repo.stores.packed.server import TIMEOUTS, mapped_errors
 
 Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 
@@ -95,17 +95,14 @@ class WorkspaceRedisOnlineStore(RedisOnlineStore):
         if self._client is None:
             self._client = redis.Redis.from_url(
                 self._url(),
-                socket_timeout=SOCKET_SECONDS,
-                socket_connect_timeout=1,
                 retry=Retry(NoBackoff(), 1),  # once, for connections that a restart left stale
+                **TIMEOUTS,
             )
         return self._client
 
     async def _get_client_async(self, online_store_config: RedisOnlineStoreConfig) -> redis.asyncio.Redis:
         if self._client_async is None:
-            self._client_async = redis.asyncio.Redis.from_url(
-                self._url(), socket_timeout=SOCKET_SECONDS, socket_connect_timeout=1
-            )
+            self._client_async = redis.asyncio.Redis.from_url(self._url(), **TIMEOUTS)
         return self._client_async
 
     def _url(self) -> str:

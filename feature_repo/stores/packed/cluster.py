@@ -1,24 +1,16 @@
 """The same rows in a Redis Cluster: one MGET or script call per hash tag, pipelined node by node."""
 
-import asyncio
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import redis
 
 from feature_repo.stores.packed.keys import tag_of
+from feature_repo.stores.packed.loops import ClientPerLoop
 from feature_repo.stores.packed.script import WRITE_NEWER
-from feature_repo.stores.packed.server import (
-    CONNECT_SECONDS,
-    DELETE_KEYS,
-    SOCKET_SECONDS,
-    Batch,
-    in_calls,
-    mapped_errors,
-    script_args,
-)
+from feature_repo.stores.packed.server import DELETE_KEYS, TIMEOUTS, Batch, in_calls, mapped_errors, script_args
 
 _SHA = hashlib.sha1(WRITE_NEWER.encode(), usedforsecurity=False).hexdigest()
 """What Redis calls the script."""
@@ -28,11 +20,10 @@ class ClusterServer:
     """A Redis Cluster reached through any of its nodes; follows moved slots by itself."""
 
     def __init__(self, url: str, **options: Any) -> None:
-        self._url = url
-        self._options = {"socket_timeout": SOCKET_SECONDS, "socket_connect_timeout": CONNECT_SECONDS, **options}
+        options = TIMEOUTS | options
         with mapped_errors():
-            self.client = redis.RedisCluster.from_url(url, **self._options)
-        self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
+            self.client = redis.RedisCluster.from_url(url, **options)
+        self._async = ClientPerLoop(partial(redis.asyncio.RedisCluster.from_url, url, **options))
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         groups = _by_tag(keys)
@@ -44,7 +35,7 @@ class ClusterServer:
     async def read_async(self, keys: Sequence[bytes]) -> list[bytes | None]:
         groups = _by_tag(keys)
         with mapped_errors():
-            pipe = self._async_client().pipeline()
+            pipe = self._async.client().pipeline()
             for places in groups:
                 pipe.execute_command("MGET", *(keys[i] for i in places))
             return _in_order(len(keys), groups, await pipe.execute() if groups else [])
@@ -60,7 +51,7 @@ class ClusterServer:
             yield written
 
     async def write_async(self, batch: Batch, ttl_seconds: int | None = None) -> int:
-        client = self._async_client()
+        client = self._async.client()
         with mapped_errors():
             await client.initialize()
             for node in client.get_primaries():
@@ -82,15 +73,7 @@ class ClusterServer:
 
     async def close(self) -> None:
         self.client.close()
-        of_loop = self._async_clients.pop(asyncio.get_running_loop(), None)
-        if of_loop is not None:
-            await of_loop.aclose()
-
-    def _async_client(self) -> Any:
-        loop = asyncio.get_running_loop()
-        if loop not in self._async_clients:
-            self._async_clients[loop] = redis.asyncio.RedisCluster.from_url(self._url, **self._options)
-        return self._async_clients[loop]
+        await self._async.close()
 
 
 def _by_tag(keys: Sequence[bytes]) -> list[list[int]]:

@@ -55,10 +55,10 @@ class FeatureRead:
     def fill(
         self,
         response: GetOnlineFeaturesResponse,
-        raw: Sequence[bytes | None],
         unpack: Unpack,
         full_names: bool,
         with_version: bool,
+        raw: Sequence[bytes | None],
     ) -> None:
         """Appends every view's features; `raw` are the rows of `keys`."""
         for read, rows in self._rows(raw, unpack):

@@ -1,22 +1,21 @@
 """One Redis or one Redis Cluster: rows by key, read in one round trip, written by compare-and-set."""
 
-import asyncio
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from core.errors import FeatureStoreError, StoreUnavailableError
+from feature_repo.stores.packed.loops import ClientPerLoop
 from feature_repo.stores.packed.script import BATCH_ROWS, WRITE_NEWER
 
-SOCKET_SECONDS = 5.0
-"""Longest wait for one answer; a batch of writes takes milliseconds."""
-CONNECT_SECONDS = 1.0
+TIMEOUTS: dict[str, Any] = {"socket_timeout": 5.0, "socket_connect_timeout": 1.0}
+"""Longest waits for one answer and for a connection, in seconds; a batch of writes takes milliseconds."""
 WINDOW = 2
 """Script calls under way at once: the client packs the next batch while the server writes one."""
 DELETE_KEYS = 1000
@@ -80,11 +79,10 @@ class SingleServer:
     """A Redis reached by URL, `rediss://` and passwords included."""
 
     def __init__(self, url: str, **options: Any) -> None:
-        self._url = url
-        self._options = {"socket_timeout": SOCKET_SECONDS, "socket_connect_timeout": CONNECT_SECONDS, **options}
+        options = TIMEOUTS | options
         # Once more, for connections that a restart left stale.
-        self.client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 1), **self._options)
-        self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
+        self.client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 1), **options)
+        self._async = ClientPerLoop(partial(redis.asyncio.Redis.from_url, url, **options))
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         if not keys:
@@ -96,7 +94,7 @@ class SingleServer:
         if not keys:
             return []
         with mapped_errors():
-            return await self._async_client().execute_command("MGET", *keys)
+            return await self._async.client().execute_command("MGET", *keys)
 
     def read_packed(self, command: bytes) -> list[bytes | None]:
         """The answer to an MGET as Redis reads it from the wire: the same as `read`, without an object per key."""
@@ -112,7 +110,7 @@ class SingleServer:
 
     async def read_packed_async(self, command: bytes) -> list[bytes | None]:
         with mapped_errors():
-            pool = self._async_client().connection_pool
+            pool = self._async.client().connection_pool
             connection = await pool.get_connection()
             try:
                 await connection.send_packed_command(command)
@@ -153,7 +151,7 @@ class SingleServer:
             self.client.connection_pool.release(connection)
 
     async def write_async(self, batch: Batch, ttl_seconds: int | None = None) -> int:
-        client, written = self._async_client(), 0
+        client, written = self._async.client(), 0
         with mapped_errors():
             sha = await client.script_load(WRITE_NEWER)
             for call in in_calls([batch]):
@@ -166,16 +164,7 @@ class SingleServer:
 
     async def close(self) -> None:
         self.client.close()
-        of_loop = self._async_clients.pop(asyncio.get_running_loop(), None)
-        if of_loop is not None:
-            await of_loop.aclose()
-
-    def _async_client(self) -> Any:
-        """The client of the running event loop, to which its connections belong."""
-        loop = asyncio.get_running_loop()
-        if loop not in self._async_clients:
-            self._async_clients[loop] = redis.asyncio.Redis.from_url(self._url, **self._options)
-        return self._async_clients[loop]
+        await self._async.close()
 
 
 def _exchange(connection: Any, command: bytes) -> list[bytes | None]:

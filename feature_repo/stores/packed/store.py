@@ -72,9 +72,7 @@ class PackedOnlineStore(OnlineStore):
     def online_write_batch(
         self, config: RepoConfig, table: FeatureView, data: list[Row], progress: Callable[[int], Any] | None
     ) -> None:
-        keys, rows = self._packed(config, table, data)
-        for _ in self.server(config).write([(keys, rows)], config.online_store.key_ttl_seconds):
-            pass
+        list(self.server(config).write([self._packed(config, table, data)], config.online_store.key_ttl_seconds))
         if progress:
             progress(len(data))
 
@@ -114,8 +112,8 @@ class PackedOnlineStore(OnlineStore):
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
     ) -> list[ReadRow]:
-        keys = self.key_space(config).keys(view_name(config, table), entities_of_protos(entity_keys))
-        return self._feast_rows(config, table, self.server(config).read(keys), requested_features)
+        raw = self.server(config).read(self._keys(config, table, entities_of_protos(entity_keys)))
+        return self._feast_rows(config, table, raw, requested_features)
 
     async def online_read_async(
         self,
@@ -124,8 +122,8 @@ class PackedOnlineStore(OnlineStore):
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
     ) -> list[ReadRow]:
-        keys = self.key_space(config).keys(view_name(config, table), entities_of_protos(entity_keys))
-        return self._feast_rows(config, table, await self.server(config).read_async(keys), requested_features)
+        raw = await self.server(config).read_async(self._keys(config, table, entities_of_protos(entity_keys)))
+        return self._feast_rows(config, table, raw, requested_features)
 
     def update(
         self,
@@ -181,7 +179,10 @@ class PackedOnlineStore(OnlineStore):
 
     def _packed(self, config: RepoConfig, table: FeatureView, data: list[Row]) -> Batch:
         entities, rows = pack_protos(layout_of(table), data)
-        return self.key_space(config).keys(view_name(config, table), entities), rows
+        return self._keys(config, table, entities), rows
+
+    def _keys(self, config: RepoConfig, table: FeatureView, entities: Sequence[bytes]) -> list[bytes]:
+        return self.key_space(config).keys(view_name(config, table), entities)
 
     def _feast_rows(
         self, config: RepoConfig, view: FeatureView, raw: Sequence[bytes | None], features: list[str] | None
@@ -199,44 +200,27 @@ class PackedOnlineStore(OnlineStore):
     def _is_versioned_read_supported(self) -> bool:
         return True
 
-    def _read_features_per_fv(
-        self,
-        config: RepoConfig,
-        grouped_refs: Sequence[tuple[FeatureView, list[str]]],
-        join_key_values: Mapping[str, Sequence[Value]],
-        entity_name_to_join_key_map: Mapping[str, str],
-        online_features_response: GetOnlineFeaturesResponse,
-        full_feature_names: bool,
-        include_feature_view_version_metadata: bool,
-    ) -> None:
-        """Feast's hook below get_online_features: all views in one round trip."""
-        read = self._planned(config, grouped_refs, join_key_values, entity_name_to_join_key_map)
-        raw = self.server(config).read(read.keys)
-        names, version = full_feature_names, include_feature_view_version_metadata
-        read.fill(online_features_response, raw, partial(self.unpack, config), names, version)
+    def _read_features_per_fv(self, config: RepoConfig, *request: Any, **options: Any) -> None:
+        """Feast's hook below get_online_features: all views in one round trip. It passes what `_planned` takes."""
+        keys, fill = self._planned(config, *request, **options)
+        fill(self.server(config).read(keys))
 
-    async def _read_features_per_fv_async(
-        self,
-        config: RepoConfig,
-        grouped_refs: Sequence[tuple[FeatureView, list[str]]],
-        join_key_values: Mapping[str, Sequence[Value]],
-        entity_name_to_join_key_map: Mapping[str, str],
-        online_features_response: GetOnlineFeaturesResponse,
-        full_feature_names: bool,
-        include_feature_view_version_metadata: bool,
-    ) -> None:
-        read = self._planned(config, grouped_refs, join_key_values, entity_name_to_join_key_map)
-        raw = await self.server(config).read_async(read.keys)
-        names, version = full_feature_names, include_feature_view_version_metadata
-        read.fill(online_features_response, raw, partial(self.unpack, config), names, version)
+    async def _read_features_per_fv_async(self, config: RepoConfig, *request: Any, **options: Any) -> None:
+        keys, fill = self._planned(config, *request, **options)
+        fill(await self.server(config).read_async(keys))
 
     def _planned(
         self,
         config: RepoConfig,
         grouped_refs: Sequence[tuple[FeatureView, list[str]]],
         join_key_values: Mapping[str, Sequence[Value]],
-        entity_names: Mapping[str, str],
-    ) -> FeatureRead:
-        return FeatureRead(
-            self.key_space(config), partial(view_name, config), grouped_refs, join_key_values, entity_names
-        )
+        entity_name_to_join_key_map: Mapping[str, str],
+        online_features_response: GetOnlineFeaturesResponse,
+        full_feature_names: bool,
+        include_feature_view_version_metadata: bool,
+    ) -> tuple[list[bytes], Callable[[Sequence[bytes | None]], None]]:
+        """Keys to fetch, and what fills Feast's response from their rows."""
+        space, name_of = self.key_space(config), partial(view_name, config)
+        read = FeatureRead(space, name_of, grouped_refs, join_key_values, entity_name_to_join_key_map)
+        names, version = full_feature_names, include_feature_view_version_metadata
+        return read.keys, partial(read.fill, online_features_response, partial(self.unpack, config), names, version)
