@@ -12,7 +12,7 @@ import contextlib
 import io
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,19 @@ def main(is_quick: bool) -> None:
     with scratch() as folder, redis_server() as port:
         ways = prepare(folder, port)
         seconds = 0.5 if is_quick else 3.0
-        taken = {size: durations_ms({n: way(size) for n, way in ways.items()}, seconds) for size in SIZES}
+        taken = {size: take_turns(size, ways, seconds) for size in SIZES}
     show(taken, is_quick)
+
+
+def take_turns(
+    size: int, ways: Mapping[str, Callable[[int], Callable[[], object]]], seconds: float
+) -> dict[str, Durations]:
+    """Durations of each way of reading `size` entities.
+
+    Feast keeps what it parsed of one registry only: two stores in turn would each pay 8 ms to parse theirs again.
+    """
+    calls = {name: way(size) for name, way in ways.items()}
+    return durations_ms({"stock": calls.pop("stock")}, seconds) | durations_ms(calls, seconds)
 
 
 def prepare(folder: Path, port: int) -> dict[str, Callable[[int], Callable[[], object]]]:
