@@ -15,6 +15,7 @@ PORT     ?= 8000
 VAR      ?= var
 SEEDS    ?= 5
 QUICK    ?=
+EVERY    ?=
 
 export VITRINE_DATASET := $(DATASET)
 export VITRINE_VAR_DIR := $(VAR)
@@ -176,6 +177,10 @@ $(S)/first-stage: $(S)/candidates $(wildcard training/*first_stage.py)
 .PHONY: serve
 serve: | $(VENV)/.installed ## the server (PORT=8000)
 	$(PY) -m serving serve --port $(PORT)
+
+.PHONY: refresh
+refresh: | $(VENV)/.installed ## the hourly job: posted events into log, features and Redis (EVERY=3600 repeats)
+	$(PY) -m operations refresh $(if $(EVERY),--every $(EVERY))
 
 # ---------------------------------------------------------------- 6 is it any good
 .PHONY: evaluate

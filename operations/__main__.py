@@ -1,7 +1,8 @@
-"""`python -m operations COMMAND`: closed-loop evaluation and the state of the workspace."""
+"""`python -m operations COMMAND`: the hourly job, closed-loop evaluation and the state of the workspace."""
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from core.clock import Clock
 from core.errors import VitrineError
 from core.logs import configure_logs
 from core.settings import Settings
@@ -16,7 +18,7 @@ from core.settings import Settings
 # Everything heavy is imported inside the command that needs it, so that status starts at once.
 
 app = typer.Typer(
-    help="The funnel judged in the world whose truth is known, and what state a workspace is in.",
+    help="The hourly job, the funnel judged in the world whose truth is known, and what state a workspace is in.",
     no_args_is_help=True,
     add_completion=False,
 )
@@ -72,6 +74,39 @@ def skew(
         sys.stdout.write(json.dumps(line) + "\n")
         if not line["ok"]:
             raise typer.Exit(1)
+
+
+@app.command()
+def refresh(
+    every: Annotated[
+        int | None, typer.Option(min=1, help="Refresh again each so many seconds until stopped; else once.")
+    ] = None,
+) -> None:
+    """The hourly job: compacts posted events, builds the new hours, materialises; status 3 when one is under way."""
+    with _told() as settings:
+        clock = settings.workspace.clock(settings.clock)
+    while True:
+        started = time.monotonic()
+        try:
+            _refresh_once(clock)
+        except typer.Exit:
+            if every is None:
+                raise
+        if every is None:
+            return
+        time.sleep(max(0.0, started + every - time.monotonic()))
+
+
+def _refresh_once(clock: Clock) -> None:
+    from operations.refresh import refresh as run
+
+    with _told() as settings, console.status("refreshing") as shown:
+        done = run(settings, clock, shown.update)
+    if done is None:
+        console.print("another refresh of this workspace is under way; left it to that")
+        raise typer.Exit(3)
+    sys.stdout.write(done.line() + "\n")
+    sys.stdout.flush()
 
 
 @app.command()

@@ -55,6 +55,11 @@ class Span:
         return self.first == FIRST_HOUR
 
     @property
+    def is_hour(self) -> bool:
+        """Whether it is a single hour."""
+        return self.first == self.last
+
+    @property
     def known_after(self) -> int:
         return published(self.first - 1)
 

@@ -102,13 +102,13 @@ def files_of_span(index: LogIndex, span: Span, log_root: Path) -> dict[str, list
     }
 
 
-def days_per_step(index: LogIndex) -> int:
-    """Days that are computed at once: one where days are large, more where they are small."""
+def events_per_day(index: LogIndex) -> int:
+    """Impressions and engagements of a day on average, at least one."""
     files = [f for table in ("impressions", "engagements") for f in index[table].values()]
     if not files:
-        return 1
+        return EVENTS_PER_STEP
     num_days = (max(f.last_event for f in files) - min(f.first_event for f in files)) // (24 * US_PER_HOUR) + 1
-    return max(1, EVENTS_PER_STEP * num_days // max(1, sum(f.num_rows for f in files)))
+    return max(1, sum(f.num_rows for f in files) // num_days)
 
 
 def has_observed_kinds(index: LogIndex) -> bool:

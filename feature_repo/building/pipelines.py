@@ -34,13 +34,17 @@ class StateTable:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Views that share their input; `reads` are tables of the log. `prepare` runs once per span."""
+    """Views that share their input; `reads` are tables of the log.
+
+    `prepare` runs once per span and `step` for each of its steps; `alone` instead of both where the span is one hour.
+    """
 
     group: Group
     views: dict[str, str]
     reads: tuple[str, ...] = ()
     prepare: tuple[str, ...] = ()
     step: tuple[str, ...] = ()
+    alone: tuple[str, ...] = ()
     tables: tuple[StateTable, ...] = ()
     parameters: dict[str, object] = field(default_factory=dict)
 
@@ -71,6 +75,7 @@ def _activity(entity: str, has_observed_kinds: bool) -> Pipeline:
         _EVENTS,
         ("tiles",),
         ("activity_step",),
+        ("activity_hour",),
         (table,),
         {"key": JOIN_KEYS[entity], "view": view, "table": table.name},
     )
@@ -84,7 +89,7 @@ def _engaged() -> Pipeline:
     order = "visible_hour DESC, at_seconds DESC, post_id DESC"
     table = StateTable("engaged", columns, ("user_id",), "engaged_state", AFFINITY_EVENTS, order)
     views = {"user_history": "user_history", "user_affinity": "user_affinity"}
-    return Pipeline("hourly", views, _EVENTS, ("entries",), ("engaged_step",), (table,))
+    return Pipeline("hourly", views, _EVENTS, ("entries",), ("engaged_step",), tables=(table,))
 
 
 def _profiles() -> Pipeline:
@@ -121,4 +126,4 @@ def _profiles() -> Pipeline:
         ),
     )
     views = {"user_profile": "user_profile", "creator_profile": "creator_profile"}
-    return Pipeline("profile", views, _CATALOGUE, ("catalogue",), ("profiles_step",), tables)
+    return Pipeline("profile", views, _CATALOGUE, ("catalogue",), ("profiles_step",), tables=tables)

@@ -8,7 +8,7 @@ import duckdb
 from core.workspace import Workspace
 from events.read import register_log
 from feature_repo.building.hours import FIRST_HOUR, Span, published
-from feature_repo.building.log_index import days_per_step, files_of_span
+from feature_repo.building.log_index import EVENTS_PER_STEP, events_per_day, files_of_span
 from feature_repo.building.partitions import StagedView
 from feature_repo.building.pipelines import Group, Pipeline
 from feature_repo.building.plan import Plan
@@ -43,7 +43,12 @@ class Run:
         self._record = record
         self._plan = plan
         self._prepared: tuple[Group, Span] | None = None
-        self._days_per_step = days_per_step(record.logs)
+        num_events = events_per_day(record.logs)
+        self._days_per_step = max(1, EVENTS_PER_STEP // num_events)
+        is_small = num_events < 24 * EVENTS_PER_STEP and all(span.is_hour for span in plan.spans.values())
+        if is_small:  # sharing such an hour between threads costs more than it saves
+            connection.execute("SET threads = 1")
+        connection.execute(f"SET parquet_metadata_cache = {str(is_small).lower()}")
         self._written: dict[Group, dict[str, str]] = {}
         self.staged: dict[str, StagedView] = {}
 
@@ -114,17 +119,18 @@ class Run:
 
     def _load(self, pipeline: Pipeline, usable: list[Checkpoint], is_table: bool) -> list[StoredState]:
         folder = state_folder(self._workspace)
-        return [
-            StoredState(self._connection, table, [folder / table.name / c.files[table.name] for c in usable], is_table)
-            for table in pipeline.tables
-        ]
+        states = []
+        for table in pipeline.tables:
+            files = [folder / table.name / c.files[table.name] for c in usable if table.name in c.files]
+            states.append(StoredState(self._connection, table, files, is_table))
+        return states
 
     def _advance(self, pipeline: Pipeline, span: Span, states: list[StoredState], *, is_written: bool) -> None:
         """Takes the state through the span, day by day, staging the rows where they are written."""
         self._prepare(pipeline, span)
         for step in self._steps(span):
-            render = self._templates.for_span(step)
-            for template in pipeline.step:
+            render = self._templates.for_span(step, is_alone=span.is_hour)
+            for template in pipeline.alone if pipeline.alone and span.is_hour else pipeline.step:
                 self._connection.execute(render(template, **pipeline.parameters))
             if is_written:
                 for view, template in pipeline.views.items():
@@ -136,7 +142,7 @@ class Run:
                 self.staged[view].fill(self._connection, render(template, **pipeline.parameters))
 
     def _prepare(self, pipeline: Pipeline, span: Span) -> None:
-        render = self._templates.for_span(span)
+        render = self._templates.for_span(span, is_alone=span.is_hour)
         if self._prepared != (pipeline.group, span):
             files = files_of_span(self._record.logs, span, self._workspace.log)
             register_log(self._connection, self._workspace.log, {table: files[table] for table in pipeline.reads})
@@ -144,8 +150,10 @@ class Run:
                 for name in ("impression_hours", "engagement_hours"):
                     forget(self._connection, name)
                 self._connection.execute(render("events"))
+                if span.is_hour:
+                    self._connection.execute(render("moves"))
             self._prepared = (pipeline.group, span)
-        for template in pipeline.prepare:
+        for template in () if pipeline.alone and span.is_hour else pipeline.prepare:
             self._connection.execute(render(template, **pipeline.parameters))
 
     def _keep(self, pipeline: Pipeline, step: Span, states: list[StoredState], render: Render, span: Span) -> None:
@@ -156,7 +164,10 @@ class Run:
         if states and not states[0].is_table:  # the only step
             if not self._plan.is_closed:
                 for state, query in changes:
-                    state.write_change(query, self._state_file(pipeline.group, state.table.name, span))
+                    file = self._state_file(pipeline.group, state.table.name, span)
+                    if state.write_change(query, file) == 0:  # the next hours need not open it
+                        file.unlink()
+                        del self._written[pipeline.group][state.table.name]
             return
         for state, query in changes:
             self._connection.execute(f"CREATE OR REPLACE TEMP TABLE change_{state.table.name} AS {query}")

@@ -30,8 +30,8 @@ class Templates:
     def of(data_end: int, has_observed_kinds: bool) -> "Templates":
         return Templates(data_end, has_observed_kinds, _environment())
 
-    def for_span(self, span: Span, is_last: bool = True) -> Render:
-        """Renders for one span of hours."""
+    def for_span(self, span: Span, *, is_alone: bool = False) -> Render:
+        """Renders for a span of hours; `is_alone` where that is one hour and all of the build."""
         parameters = {
             **_constants(),
             "data_end": _timestamp(self.data_end),
@@ -44,6 +44,7 @@ class Templates:
             "known_after": _timestamp(span.known_after),
             "known_until": _timestamp(self.data_end if span.until is None else span.until),
             "is_whole": span.is_whole,
+            "is_alone": is_alone,
             "is_last": span.until is None,
             "leaving": span.leaving(),
         }

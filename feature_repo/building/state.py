@@ -7,7 +7,7 @@ data/feature_state/
 
 import contextlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
@@ -25,7 +25,7 @@ MAX_CHECKPOINTS = 24
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """State as of an hour: the file of each table, continuing the checkpoint before it unless it `is_base`."""
+    """State as of an hour: each changed table's file, continuing the checkpoint before it unless it `is_base`."""
 
     as_of: int
     is_base: bool
@@ -81,8 +81,9 @@ def read_record(workspace: Workspace) -> BuildRecord | None:
 
 def write_record(workspace: Workspace, record: BuildRecord) -> None:
     """Makes the record the truth and removes state files that it does not name."""
-    fields = asdict(record)
+    fields = dict(vars(record))
     fields["logs"] = {t: {n: list(vars(f).values()) for n, f in files.items()} for t, files in record.logs.items()}
+    fields["checkpoints"] = {group: [vars(c) for c in found] for group, found in record.checkpoints.items()}
     folder = state_folder(workspace)
     write_atomically(folder / "record.json", json.dumps(fields))
     named = {folder / t / n for found in record.checkpoints.values() for c in found for t, n in c.files.items()}
@@ -124,9 +125,9 @@ class StoredState:
         else:
             connection.execute(f"CREATE TEMP VIEW {self.name} AS {source}")
 
-    def write_change(self, query: str, path: Path) -> None:
-        """Writes what a step changed to a file of its own."""
-        self._copy(query, path)
+    def write_change(self, query: str, path: Path) -> int:
+        """Rows that a step changed, written to a file of their own."""
+        return self._copy(query, path)
 
     def apply(self, change: str) -> None:
         """Takes the rows of the table `change` over those of the same keys."""
@@ -140,10 +141,13 @@ class StoredState:
         kept = "" if self.table.limit is None else f" QUALIFY {self.table.ranked}"
         self._copy(f"SELECT * FROM {self.name}{kept}", path)
 
-    def _copy(self, query: str, path: Path) -> None:
+    def _copy(self, query: str, path: Path) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._connection.execute(f"COPY ({query}) TO '{quoted(path)}' (FORMAT parquet, COMPRESSION zstd)")
+        # Written once and read by every hour until the next base: unpacking would cost more than the bytes do.
+        copy = f"COPY ({query}) TO '{quoted(path)}' (FORMAT parquet, COMPRESSION uncompressed)"
+        num_rows: int = self._connection.execute(copy).fetchall()[0][0]
         sync_file(path)
+        return num_rows
 
 
 def forget(connection: duckdb.DuckDBPyConnection, name: str) -> None:

@@ -5,6 +5,7 @@ SELECT
     {{ tally }}_{{ window.name }}::BIGINT AS {{ tally }}_{{ window.name }}
     {%- endfor %}{% endfor %}
 FROM counts
+{%- if not is_alone %}
 SEMI JOIN (
     SELECT key, max(hour) AS hour
     FROM counts
@@ -12,3 +13,4 @@ SEMI JOIN (
     GROUP BY key
     HAVING max(hour) >= {{ first_hour }}
 ) AS latest USING (key, hour)
+{%- endif %}

@@ -37,29 +37,6 @@ SEMI JOIN (
 -- The counts so far and after every hour with an entry or a leave: running sums of the changes, begun with the sums so
 -- far. All are whole numbers in DOUBLE, so exact.
 CREATE OR REPLACE TEMP TABLE counts AS
-{%- if first_hour == last_hour %}
--- Of one hour no order matters: a key's counts are the sums so far and all that enters or leaves.
-WITH changes AS (
-    SELECT
-        key
-        {%- for window in windows %}{% for tally in tallies %},
-        {% if window.hours -%}
-        coalesce(sum({{ tally }}) FILTER (is_dated AND entered IS NOT NULL), 0)
-            - coalesce(sum({{ tally }}) FILTER (left_{{ window.name }} IS NOT NULL), 0)
-        {%- else -%}
-        coalesce(sum({{ tally }}) FILTER (entered IS NOT NULL), 0)
-        {%- endif %} AS {{ tally }}_{{ window.name }}
-        {%- endfor %}{% endfor %}
-    FROM moving
-    GROUP BY key
-)
-SELECT
-    changes.key, {{ first_hour }} AS hour
-    {%- for window in windows %}{% for tally in tallies %},
-    changes.{{ tally }}_{{ window.name }} + coalesce(so_far.{{ tally }}_{{ window.name }}, 0)::DOUBLE AS {{ tally }}_{{ window.name }}
-    {%- endfor %}{% endfor %}
-FROM changes LEFT JOIN so_far USING (key)
-{%- else %}
 WITH entries AS (
     SELECT key, entered AS hour {{- sums('total') }} {{- sums('dated', 'FILTER (is_dated)') }}
     FROM moving
@@ -103,4 +80,3 @@ SELECT
     {%- endfor %}{% endfor %}
 FROM changes
 WINDOW in_order AS (PARTITION BY key ORDER BY hour ROWS UNBOUNDED PRECEDING)
-{%- endif %}
