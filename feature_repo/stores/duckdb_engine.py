@@ -4,7 +4,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,12 +43,24 @@ def open_engine(limits: EngineLimits) -> Iterator[duckdb.DuckDBPyConnection]:
             "expected a size such as 3GB and a number of at least 1"
         ) from error
     try:
-        connection.execute("SET TimeZone = 'UTC'")
+        _set_zone(connection)
         with engine_errors(limits):
             yield connection
     finally:
         connection.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def another(connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection to the same database, for a query beside those of `connection`; temporary tables are its own."""
+    with closing(connection.cursor()) as cursor:
+        _set_zone(cursor)
+        yield cursor
+
+
+def _set_zone(connection: duckdb.DuckDBPyConnection) -> None:
+    connection.execute("SET TimeZone = 'UTC'")
 
 
 @contextmanager
@@ -74,9 +86,18 @@ def engine_errors(limits: EngineLimits) -> Iterator[None]:
 
 def memory_bytes(connection: duckdb.DuckDBPyConnection) -> int:
     """The connection's memory limit."""
-    said = connection.sql("SELECT current_setting('memory_limit') AS found").to_arrow_table()["found"][0].as_py()
-    number, unit = re.fullmatch(r"([\d.]+) ?(\w+)", said).groups()  # type: ignore[union-attr]
+    number, unit = re.fullmatch(r"([\d.]+) ?(\w+)", _setting(connection, "memory_limit")).groups()  # type: ignore[union-attr]
     return int(float(number) * _UNIT_BYTES[unit])
+
+
+def num_threads(connection: duckdb.DuckDBPyConnection) -> int:
+    """The threads of the connection's database."""
+    return int(_setting(connection, "threads"))
+
+
+def _setting(connection: duckdb.DuckDBPyConnection, name: str) -> str:
+    found = connection.sql(f"SELECT current_setting({literal(name)}) AS found").to_arrow_table()
+    return str(found["found"][0].as_py())
 
 
 def row_bytes(schema: pa.Schema) -> float:

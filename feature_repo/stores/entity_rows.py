@@ -1,7 +1,6 @@
 """The left side of a point-in-time join: a frame, an Arrow table, Parquet files or SQL, read a range at a time."""
 
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -15,7 +14,7 @@ from feast.errors import EntityTimestampInferenceException
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 
 from core.errors import InputError
-from feature_repo.stores.duckdb_engine import columns_of, literal, request_micros
+from feature_repo.stores.duckdb_engine import another, columns_of, literal, request_micros
 
 EntityFrame: TypeAlias = pd.DataFrame | pa.Table | str | Path
 
@@ -74,8 +73,7 @@ class EntityRows:
             for start in range(0, max(self.table.num_rows, 1), num_rows):
                 yield self.table.slice(start, num_rows)
             return
-        with closing(connection.cursor()) as cursor:  # other queries run between two ranges
-            cursor.execute("SET TimeZone = 'UTC'")
+        with another(connection) as cursor:  # other queries run between two ranges
             reader = cursor.sql(f"SELECT * FROM {self._relation}").to_arrow_reader(num_rows)
             is_empty = True
             for batch in reader:
