@@ -144,7 +144,7 @@ first-stage: $(S)/first-stage ## first stage distilled from the second
 
 LOOP := training/train.py training/loop.py training/recipes.py training/recipe_features.py
 
-$(S)/retrieval: $(S)/sets $(wildcard models/*.py training/*retrieval.py) $(LOOP)
+$(S)/retrieval: $(S)/sets $(wildcard models/*.py training/*retrieval.py) training/spectral.py $(LOOP)
 	$(PY) -m training retrieval
 	@touch $@
 

@@ -51,7 +51,7 @@ class _VectorBundle:
     @property
     def dim(self) -> int:
         """Entries of a vector, the folded bias included."""
-        return self.module.user_tower.out.out_features + 1
+        return self.module.user_tower.dim + 1
 
     @torch.inference_mode()
     def user_vectors(self, columns: Columns) -> NDArray[np.float32]:

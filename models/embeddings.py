@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from models.features import FeatureSpec, Table
 
-SPARSE_GRADIENT_ROWS = 500_000
-"""Tables from this size get sparse gradients; below it a dense gradient is faster to apply."""
+SPARSE_GRADIENT_VALUES = 4_000_000
+"""Tables from this many values get sparse gradients; below it a dense gradient is faster to apply."""
 
 
 class Tables(Protocol):
@@ -32,6 +32,9 @@ class Tables(Protocol):
     def embed(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Vector per entry and feature, [B, L, D]; padding gives the vector of row 0."""
 
+    def weight(self, feature: str) -> nn.Parameter:
+        """The table that a feature reads, [rows, D]."""
+
     def export(self) -> dict[str, Tensor]:
         """Weights as `PlainTables` names them."""
 
@@ -44,8 +47,8 @@ class PlainTables(nn.Module):
         self.weights = nn.ModuleDict({t.name: nn.Embedding(t.num_rows, t.dim) for t in spec.tables})
         self._table_of = {feature: t.name for t in spec.tables for feature in t.features}
 
-    def _weight(self, feature: str) -> Tensor:
-        weight: Tensor = self.weights[self._table_of[feature]].weight  # type: ignore[assignment]
+    def weight(self, feature: str) -> nn.Parameter:
+        weight: nn.Parameter = self.weights[self._table_of[feature]].weight  # type: ignore[assignment]
         return weight
 
     def pool(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -53,16 +56,16 @@ class PlainTables(nn.Module):
         for name, rows_BL in rows.items():
             if rows_BL.shape[1] == 1:
                 present_B1 = (rows_BL >= 0).to(torch.float32)
-                pooled[name] = F.embedding(rows_BL[:, 0].clamp(min=0), self._weight(name)) * present_B1
+                pooled[name] = F.embedding(rows_BL[:, 0].clamp(min=0), self.weight(name)) * present_B1
                 continue
             present_BL = rows_BL >= 0
             offsets_B = present_BL.sum(1).cumsum(0).roll(1)
             offsets_B[:1] = 0
-            pooled[name] = F.embedding_bag(rows_BL[present_BL].long(), self._weight(name), offsets_B, mode="mean")
+            pooled[name] = F.embedding_bag(rows_BL[present_BL].long(), self.weight(name), offsets_B, mode="mean")
         return pooled
 
     def embed(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: F.embedding(rows_BL.clamp(min=0), self._weight(name)) for name, rows_BL in rows.items()}
+        return {name: F.embedding(rows_BL.clamp(min=0), self.weight(name)) for name, rows_BL in rows.items()}
 
     def export(self) -> dict[str, Tensor]:
         return dict(self.state_dict())
@@ -90,6 +93,7 @@ class PooledTables(nn.Module):
         torchrec = _torchrec()
         self._tables = spec.tables
         self._features = [feature for t in spec.tables for feature in t.features]
+        self._table_of = {feature: t.name for t in spec.tables for feature in t.features}
         self._keyed = torchrec.KeyedJaggedTensor
         self.collection = torchrec.EmbeddingBagCollection(
             tables=[
@@ -122,6 +126,10 @@ class PooledTables(nn.Module):
 
     def embed(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         raise NotImplementedError("pooled tables have no vector per entry; build the network on EntryTables")
+
+    def weight(self, feature: str) -> nn.Parameter:
+        weight: nn.Parameter = self.collection.embedding_bags[self._table_of[feature]].weight
+        return weight
 
     def export(self) -> dict[str, Tensor]:
         bags: Any = self.collection.embedding_bags
@@ -174,6 +182,14 @@ class EntryTables(nn.Module):
                 embedded[feature] = vectors.view(*rows[feature].shape, vectors.shape[-1])
         return embedded
 
+    def weight(self, feature: str) -> nn.Parameter:
+        for collection, group in self._each():
+            for t in group:
+                if feature in t.features:
+                    weight: nn.Parameter = collection.embeddings[t.name].weight
+                    return weight
+        raise KeyError(feature)
+
     def export(self) -> dict[str, Tensor]:
         return {
             f"weights.{t.name}.weight": collection.embeddings[t.name].weight
@@ -184,7 +200,7 @@ class EntryTables(nn.Module):
 
 def _choose_gradients(modules: Any, tables: Sequence[Table]) -> None:
     for t in tables:
-        modules[t.name].sparse = t.num_rows >= SPARSE_GRADIENT_ROWS
+        modules[t.name].sparse = t.num_rows * t.dim >= SPARSE_GRADIENT_VALUES
 
 
 def table_modules(module: nn.Module) -> dict[str, Tables]:

@@ -2,6 +2,8 @@
 
 Legend: B users, N posts, D dimensions of the towers, T tasks. Vectors have D + 1 entries: the last of
 the user is 1 and the last of the post is its bias, so that an inner-product index gives the score.
+A side may have an identity: a categorical feature whose table row of D + 1 entries is added to what the
+other features give, vector and bias, so that a post or user can be placed where only its own events say.
 Source: Yi et al., Sampling-bias-corrected neural modeling, RecSys 2019.
 """
 
@@ -25,7 +27,15 @@ class TowerConfig:
     hidden: tuple[int, ...] = (128,)
     dropout: float = 0.0
     temperature: float = 0.1
-    """Initial; inner products of unit vectors are divided by it, and it is learned."""
+    """Initial; inner products of unit vectors are divided by it."""
+    is_temperature_learned: bool = True
+    user_identity: str = ""
+    """Name of the feature that is the user's identity; "" for none."""
+    post_identity: str = ""
+
+    def identity(self, side: Side) -> str:
+        """Name of the identity feature of one side, or ""."""
+        return {"user": self.user_identity, "post": self.post_identity}.get(side, "")
 
 
 class Tower(nn.Module):
@@ -33,10 +43,16 @@ class Tower(nn.Module):
 
     def __init__(self, spec: FeatureSpec, side: Side, config: TowerConfig) -> None:
         super().__init__()
-        self.spec, self.side = spec, side
+        self.spec, self.side, self.dim = spec, side, config.dim
+        self.identity = config.identity(side)
         width = indexed_width(spec, side) + dense_width(spec, side)
-        if width == 0:
+        if self.identity:
+            width -= _checked_identity(spec, side, config)
+        if width == 0 and not self.identity:
             raise ValueError(f"the {side} tower has no features")
+        self.reads_features = width > 0
+        if not self.reads_features:
+            return
         layers: list[nn.Module] = []
         for hidden in config.hidden:
             layers += [nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Dropout(config.dropout)]
@@ -50,9 +66,29 @@ class Tower(nn.Module):
     def forward(self, encoded: EncodedSide, tables: Tables) -> tuple[Tensor, Tensor]:
         rows = indexed_rows(self.spec, self.side, encoded)
         pooled = tables.pool(rows) if rows else {}
-        x = torch.cat([encoded.numeric, encoded.embeddings, *(pooled[name] for name in rows)], dim=1)
-        hidden = self.trunk(x)
-        return F.normalize(self.out(hidden), dim=1), self.bias(hidden).squeeze(1)
+        own_BE = pooled.pop(self.identity, None)
+        vector_BD, bias_B = self._of_features(encoded, list(pooled.values()), encoded.num_rows)
+        if own_BE is not None:
+            vector_BD, bias_B = vector_BD + own_BE[:, :-1], bias_B + own_BE[:, -1]
+        return F.normalize(vector_BD, dim=1), bias_B
+
+    def _of_features(self, encoded: EncodedSide, pooled: list[Tensor], num_rows: int) -> tuple[Tensor, Tensor]:
+        if not self.reads_features:
+            return torch.zeros(num_rows, self.dim), torch.zeros(num_rows)
+        hidden = self.trunk(torch.cat([encoded.numeric, encoded.embeddings, *pooled], dim=1))
+        return self.out(hidden), self.bias(hidden).squeeze(1)
+
+
+def _checked_identity(spec: FeatureSpec, side: Side, config: TowerConfig) -> int:
+    """Width of the identity's rows. Raises ValueError for a feature that cannot be one."""
+    name = config.identity(side)
+    for f in spec.side(side, "categorical"):
+        if f.name == name and f.dim == config.dim + 1:
+            return f.dim
+    raise ValueError(
+        f"identity {name} of the {side} tower is no categorical {side} feature with rows of {config.dim + 1}, "
+        "the tower's width and a bias"
+    )
 
 
 class TwoTower(nn.Module):
@@ -64,7 +100,9 @@ class TwoTower(nn.Module):
         self.tables = PooledTables(spec) if is_training else PlainTables(spec)
         self.user_tower = Tower(spec, "user", config)
         self.post_tower = Tower(spec, "post", config)
-        self.log_scale = nn.Parameter(torch.tensor(1.0 / config.temperature).log())
+        self.log_scale = nn.Parameter(
+            torch.tensor(1.0 / config.temperature).log(), requires_grad=config.is_temperature_learned
+        )
         self.task_scale_T = nn.Parameter(torch.ones(num_tasks))
         self.task_bias_T = nn.Parameter(torch.zeros(num_tasks))
 

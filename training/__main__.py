@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -237,6 +238,34 @@ def evaluate(
         for table in record_evaluation(settings, found, chosen):
             wide.print(table)
         _result({"ranking": found.ranking.mean, "spread": found.ranking.spread, "retrieval": found.retrieval})
+
+
+@app.command()
+def benchmark(
+    dataset: Annotated[
+        str, typer.Argument(help="gowalla, movielens1m, beauty, or a name for another set in their format.")
+    ],
+    data_dir: Annotated[
+        Path, typer.Option(help="Folder with train.txt and test.txt (pairs), or one text file (sequences).")
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings, with seeds 0, 1, ...")] = 1,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Judge on a part of what is trained on, and leave the test part alone.")
+    ] = False,
+    quick: Quick = False,
+) -> None:
+    """Train on published data and stand beside published figures."""
+    with _told() as settings:
+        from training.published.pair_benchmark import benchmark_pairs
+        from training.published.sequence_benchmark import benchmark_sequences
+
+        # A workspace of its own, whatever VITRINE_DATASET says.
+        own = Settings(**(dict(settings) | {"dataset": dataset}))
+        run = benchmark_pairs if (data_dir / "train.txt").exists() else benchmark_sequences
+        with _bar(f"Benchmark {dataset}") as bar:
+            outcome = run(own, data_dir, seeds, bar.at, is_quick=quick, is_tuning=tune)
+        console.print(outcome.table())
+        _result(outcome.as_json())
 
 
 if __name__ == "__main__":

@@ -13,13 +13,15 @@ from torch import Tensor
 
 from core.schema import HEADS
 from models.encode import EncodedSide, encode
-from models.features import FeatureSpec
+from models.features import FeatureSpec, Side
+from models.inputs import indexed_rows
 from models.losses import masked_bce, sampled_softmax
 from models.metrics import auc, recall_at_k
 from models.towers import TowerConfig, TwoTower
 from training.examples import Examples
 from training.labels import positive_values
 from training.loop import FittedModel, LoopConfig, Progress, run_training, spaced_rows
+from training.spectral import spectral_vectors
 
 POSITIVE = "positive"
 """The task "worth something as a whole", beside tasks named like heads."""
@@ -43,6 +45,8 @@ class RetrievalConfig:
     log_q_power: float = 0.5
     """1 removes a post's exposure from what is learned to be likely (logQ correction in full), 0 keeps
     exposure as the reference, so that scores tell what is liked where it was shown."""
+    spectral_damping: float | None = None
+    """Identities start from the spectrum of the engagements, degrees damped by this; None for random."""
     recall_k: int = 100
 
 
@@ -106,6 +110,27 @@ def _batch_loss(
     return loss
 
 
+@torch.no_grad()
+def _start_from_engagements(module: TwoTower, rows: _Rows, config: RetrievalConfig, damping: float, seed: int) -> None:
+    """Puts the identities where the graph of engagements says, and the posts' biases at their exposure."""
+    users_B = _identity_rows(module, "user", rows.user, config)
+    posts_B = _identity_rows(module, "post", rows.post, config)
+    user_table = module.tables.weight(config.network.user_identity)
+    post_table = module.tables.weight(config.network.post_identity)
+    positives = rows.worth > 0
+    pairs = users_B[positives].numpy(), posts_B[positives].numpy()
+    dim = config.network.dim
+    vectors = spectral_vectors(*pairs, len(user_table), len(post_table), dim, damping, seed)
+    for table, started in zip((user_table, post_table), vectors, strict=True):
+        table[:, :dim], table[:, dim] = torch.from_numpy(started), 0.0
+    post_table[:, dim] = rows.log_q.min()
+    post_table[posts_B, dim] = rows.log_q
+
+
+def _identity_rows(module: TwoTower, side: Side, encoded: EncodedSide, config: RetrievalConfig) -> Tensor:
+    return indexed_rows(module.spec, side, encoded)[config.network.identity(side)][:, 0].long()
+
+
 def fit_retrieval(
     train: Examples,
     valid: Examples,
@@ -135,6 +160,8 @@ def fit_retrieval(
         with torch.no_grad():
             module.task_bias_T.copy_(rates.logit())
             module.task_scale_T.fill_(0.2)  # scores start as wide as the temperature makes them
+        if config.spectral_damping is not None:
+            _start_from_engagements(module, rows, config, config.spectral_damping, seed)
 
         def loss_of(batch: Tensor) -> Tensor:
             return _batch_loss(module, rows, batch, config, task_weights_T)

@@ -63,7 +63,7 @@ def test_entries_are_rows_of_the_table(rows):
 
 
 def test_a_large_table_has_sparse_gradients_and_the_same_vectors():
-    spec = FeatureSpec((Feature("id", "user", "categorical", table="big", num_rows=600_000, dim=2),))
+    spec = FeatureSpec((Feature("id", "user", "categorical", table="big", num_rows=600_000, dim=8),))
     tables = PooledTables(spec)
     tables.pool({"id": torch.tensor([[3], [5]], dtype=torch.int32)})["id"].sum().backward()
     gradient = next(tables.parameters()).grad
