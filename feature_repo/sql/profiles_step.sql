@@ -76,23 +76,16 @@ WITH former AS (
     WHERE hour BETWEEN {{ first_hour }} AND {{ last_hour }}
     GROUP BY creator_id, hour
 )
-{%- if is_alone %} -- of one hour a sum does; so many windows take longer than all else
-SELECT * FROM hourly WHERE hour < {{ first_hour }}
+SELECT * FROM hourly ANTI JOIN contents USING (creator_id)
 UNION ALL BY NAME
-SELECT
-    creator_id, max(hour) AS hour, sum(num_posts) AS num_posts {%- for i in dims %}, sum(e{{ i }}) AS e{{ i }}{% endfor %}
-FROM hourly SEMI JOIN contents USING (creator_id)
-GROUP BY creator_id
-{%- else %}
 SELECT
     creator_id, hour,
     sum(num_posts) OVER in_order AS num_posts
     {%- for i in dims %},
     sum(e{{ i }}) OVER in_order AS e{{ i }}
     {%- endfor %}
-FROM hourly
-WINDOW in_order AS (PARTITION BY creator_id ORDER BY hour)
-{%- endif %};
+FROM hourly SEMI JOIN contents USING (creator_id)
+WINDOW in_order AS (PARTITION BY creator_id ORDER BY hour);
 
 -- Followers and posts of the creators that moved: counts so far, and after every hour in which they changed.
 CREATE OR REPLACE TEMP TABLE creator_counts AS
