@@ -57,8 +57,8 @@ class Run:
         self._templates = templates
         self._record = record
         self._plan = plan
-        self._prepared: dict[Group, Span] = {}
-        self._preparing, self._reporting = threading.Lock(), threading.Lock()
+        self._shared: dict[Group, Span] = {}
+        self._sharing, self._reporting = threading.Lock(), threading.Lock()
         num_events = events_per_day(record.logs)
         self._days_per_step = max(1, EVENTS_PER_STEP // num_events)
         is_small = num_events < 24 * EVENTS_PER_STEP and all(
@@ -98,6 +98,8 @@ class Run:
             self._open(view, span)
         usable, reached = self._usable(pipeline.group, span), self._reached(pipeline.group, span)
         is_behind = reached < span.first - 1
+        if not is_behind:  # first of all, as another lane may be waiting for it
+            self._share(connection, pipeline, span)
         states = self._load(connection, pipeline, usable, is_table=is_behind or self._is_base(span, usable))
         if is_behind:
             between = Span(reached + 1, span.first - 1, span.first - 1, published(span.first - 1))
@@ -197,14 +199,19 @@ class Run:
 
     def _prepare(self, connection: duckdb.DuckDBPyConnection, pipeline: Pipeline, span: Span) -> None:
         render = self._templates.for_span(span, is_alone=span.is_hour)
-        with self._preparing:  # what lines of one group share is made by the first of them
-            if self._prepared.get(pipeline.group) != span:
-                self._read_log(connection, pipeline, span, render)
-                self._prepared[pipeline.group] = span
+        self._share(connection, pipeline, span)
         for template in () if pipeline.alone and span.is_hour else pipeline.prepare:
             connection.execute(render(template, **pipeline.parameters))
 
-    def _read_log(self, connection: duckdb.DuckDBPyConnection, pipeline: Pipeline, span: Span, render: Render) -> None:
+    def _share(self, connection: duckdb.DuckDBPyConnection, pipeline: Pipeline, span: Span) -> None:
+        """What the lines of one group share, made by the first of them."""
+        with self._sharing:
+            if self._shared.get(pipeline.group) != span:
+                self._read_log(connection, pipeline, span)
+                self._shared[pipeline.group] = span
+
+    def _read_log(self, connection: duckdb.DuckDBPyConnection, pipeline: Pipeline, span: Span) -> None:
+        render = self._templates.for_span(span)
         files = files_of_span(self._record.logs, span, self._workspace.log)
         register_log(connection, self._workspace.log, {table: files[table] for table in pipeline.reads})
         if pipeline.group == "hourly":

@@ -78,6 +78,13 @@ WITH former AS (
 )
 SELECT * FROM hourly ANTI JOIN contents USING (creator_id)
 UNION ALL BY NAME
+{%- if last_hour - first_hour < 2 %} -- of few hours sums do; so many windows take longer
+SELECT
+    moments.creator_id, moments.hour, sum(num_posts) AS num_posts {%- for i in dims %}, sum(e{{ i }}) AS e{{ i }}{% endfor %}
+FROM (SELECT DISTINCT creator_id, hour FROM hourly SEMI JOIN contents USING (creator_id)) AS moments
+JOIN hourly ON moments.creator_id = hourly.creator_id AND hourly.hour <= moments.hour
+GROUP BY moments.creator_id, moments.hour;
+{%- else %}
 SELECT
     creator_id, hour,
     sum(num_posts) OVER in_order AS num_posts
@@ -86,6 +93,7 @@ SELECT
     {%- endfor %}
 FROM hourly SEMI JOIN contents USING (creator_id)
 WINDOW in_order AS (PARTITION BY creator_id ORDER BY hour);
+{%- endif %}
 
 -- Followers and posts of the creators that moved: counts so far, and after every hour in which they changed.
 CREATE OR REPLACE TEMP TABLE creator_counts AS
