@@ -8,8 +8,6 @@ A build of everything is the same code from an empty state. A reader sees each d
 """
 
 import json
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,15 +26,12 @@ from feature_repo.building.hours import FIRST_HOUR, US_PER_HOUR, instant, micros
 from feature_repo.building.log_index import LogIndex, has_observed_kinds, read_log_index
 from feature_repo.building.pipelines import pipelines
 from feature_repo.building.plan import DataEnd, Plan, plan_next, plan_range, plan_whole
-from feature_repo.building.run import Run
+from feature_repo.building.run import OnView, Run
 from feature_repo.building.sql import Templates, quoted, recipe
 from feature_repo.building.state import BuildRecord, read_record, write_record
 from feature_repo.catalog import VIEWS
 
 PROVENANCE = "build.json"
-
-OnView = Callable[[str, int, float], None]
-"""Told of each view that was computed: name, rows that were written, seconds."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +129,7 @@ def _build(
     end = DataEnd(micros(at), manifest.anchor_at is not None)
     first_day = micros(manifest.first_event_at) // (24 * US_PER_HOUR)
     former = _continued(workspace, recipe(manifest.data_version), first_day, end)
-    index = read_log_index(connection, workspace.log, former.logs if former else {})
+    index = read_log_index(workspace.log, former.logs if former else {})
     plan = _plan(end, former, index, is_full, hours)
     record = _record(
         former, plan, index, BuildRecord(recipe(manifest.data_version), 0, first_day, end.at, end.last_hour)
@@ -143,15 +138,9 @@ def _build(
         write_record(workspace, record)
         return _unchanged(workspace)
     run = Run(connection, workspace, Templates.of(end.at, record.has_observed_kinds), record, plan)
-    seconds = {}
-    for pipeline in pipelines(record.has_observed_kinds):
-        started = time.monotonic()
-        run.compute(pipeline)
-        for view in pipeline.views:
-            seconds[view] = round((time.monotonic() - started) / len(pipeline.views), 2)
-            on_view(view, run.staged[view].num_staged if view in run.staged else 0, seconds[view])
+    run.compute(pipelines(record.has_observed_kinds), on_view)
     run.commit()
-    build = FeatureBuild(record.generation, at, _views(workspace, connection, run, plan, seconds), _hours(plan))
+    build = FeatureBuild(record.generation, at, _views(workspace, connection, run, plan), _hours(plan))
     write_record(workspace, record)
     write_atomically(workspace.features / PROVENANCE, build.to_json())
     return build
@@ -196,9 +185,7 @@ def _record(former: BuildRecord | None, plan: Plan, index: LogIndex, fresh: Buil
     return record
 
 
-def _views(
-    workspace: Workspace, connection: duckdb.DuckDBPyConnection, run: Run, plan: Plan, seconds: dict[str, float]
-) -> tuple[ViewBuild, ...]:
+def _views(workspace: Workspace, connection: duckdb.DuckDBPyConnection, run: Run, plan: Plan) -> tuple[ViewBuild, ...]:
     former = {} if plan.is_whole else {v["view"]: v for v in read_build(workspace)["views"]}
     views = []
     for name in VIEWS:
@@ -215,7 +202,7 @@ def _views(
         else:
             pairs = zip((staged.last_event, staged.last_known), before, strict=True)
             latest = tuple(max((i for i in pair if i is not None), default=None) for pair in pairs)
-        views.append(ViewBuild(name, sum(staged.num_rows.values()), seconds[name], *latest))
+        views.append(ViewBuild(name, sum(staged.num_rows.values()), run.seconds[name], *latest))
     return tuple(views)
 
 

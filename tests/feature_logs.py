@@ -36,7 +36,7 @@ class SmallLog:
 
 
 def settings_of(workspace: Workspace) -> Settings:
-    return Settings(var_dir=workspace.root.parent, dataset=workspace.root.name, num_threads=1)
+    return Settings(var_dir=workspace.root.parent, dataset=workspace.root.name, num_threads=2)
 
 
 def random_log(

@@ -55,9 +55,13 @@ class Span:
         return self.first == FIRST_HOUR
 
     @property
+    def num_hours(self) -> int:
+        return self.last - self.first + 1
+
+    @property
     def is_hour(self) -> bool:
         """Whether it is a single hour."""
-        return self.first == self.last
+        return self.num_hours == 1
 
     @property
     def known_after(self) -> int:

@@ -1,12 +1,15 @@
 """What each file of the log covers, so that a build opens only those it needs and sees what changed."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from events.read import register_log
+from core.errors import FeatureStoreError
 from feature_repo.building.hours import LAG_US, US_PER_HOUR, Span
 
 TABLES = ("impressions", "engagements", "follows", "users", "creators", "posts")
@@ -14,6 +17,10 @@ TABLES = ("impressions", "engagements", "follows", "users", "creators", "posts")
 
 EVENTS_PER_STEP = 250_000
 """Impressions and engagements computed at once where several days are."""
+
+BATCH_ROWS = 262_144
+
+_MICROS = pa.timestamp("us", tz="UTC")
 
 LogIndex = dict[str, dict[str, "LogFile"]]
 """Files of each table by their path within it."""
@@ -37,8 +44,11 @@ class LogFile:
     has_observed_kinds: bool
 
 
-def read_log_index(connection: duckdb.DuckDBPyConnection, log_root: Path, former: LogIndex) -> LogIndex:
-    """The index of the log as it is now; files that `former` has unchanged are not opened."""
+def read_log_index(log_root: Path, former: LogIndex) -> LogIndex:
+    """The index of the log as it is now; files that `former` has unchanged are not opened.
+
+    Raises FeatureStoreError for a file that cannot be read.
+    """
     index: LogIndex = {}
     for table in TABLES:
         known = former.get(table, {})
@@ -49,9 +59,8 @@ def read_log_index(connection: duckdb.DuckDBPyConnection, log_root: Path, former
             for name, stat in stats.items()
             if name in known and (known[name].num_bytes, known[name].modified_ns) == (stat.st_size, stat.st_mtime_ns)
         }
-        fresh = [path for name, path in found.items() if name not in kept]
-        for name, facts in _facts(connection, log_root, table, fresh).items():
-            kept[name] = LogFile(stats[name].st_size, stats[name].st_mtime_ns, *facts)
+        fresh = {name: _file(path, stats[name]) for name, path in found.items() if name not in kept}
+        kept |= {name: file for name, file in fresh.items() if file is not None}
         index[table] = dict(sorted(kept.items()))
     return index
 
@@ -116,21 +125,32 @@ def has_observed_kinds(index: LogIndex) -> bool:
     return any(file.has_observed_kinds for file in index["impressions"].values())
 
 
-def _facts(
-    connection: duckdb.DuckDBPyConnection, log_root: Path, table: str, files: list[Path]
-) -> dict[str, tuple[int, int, int, int, int, int, bool]]:
-    if not files:
-        return {}
-    register_log(connection, log_root, {table: files}, is_named=True)
-    observed = "count(observed_kinds) > 0" if table == "impressions" else "false"
-    rows = connection.execute(
-        f"""SELECT
-            filename, count(*),
-            min(epoch_us(event_at)), max(epoch_us(event_at)), min(epoch_us(known_at)), max(epoch_us(known_at)),
-            min(greatest(epoch_us(event_at) // {US_PER_HOUR} + 1,
-                (epoch_us(known_at) + {US_PER_HOUR - 1}) // {US_PER_HOUR})),
-            {observed}
-        FROM {table} GROUP BY filename"""
-    ).fetchall()
-    place = log_root / table
-    return {Path(name).relative_to(place).as_posix(): tuple(facts) for name, *facts in rows}
+def _file(path: Path, stat: os.stat_result) -> LogFile | None:
+    """What the file covers, None where it has no rows; by Arrow, as DuckDB would plan a query for each new file."""
+    try:
+        with pq.ParquetFile(path) as file:
+            batches = list(file.iter_batches(BATCH_ROWS, columns=["event_at", "known_at"]))
+            has_kinds = "observed_kinds" in file.schema_arrow.names and any(
+                batch["observed_kinds"].null_count < len(batch)
+                for batch in file.iter_batches(BATCH_ROWS, columns=["observed_kinds"])
+            )
+    except (pa.ArrowException, OSError) as error:
+        raise FeatureStoreError(
+            f"{path} of the log cannot be read ({error}); the feature tables are left as they were"
+        ) from error
+    instants = pa.Table.from_batches(batches) if batches else None
+    if not instants:
+        return None
+    event, known = (instants[name].cast(_MICROS).cast(pa.int64()).to_numpy() for name in ("event_at", "known_at"))
+    first_visible = np.maximum(event // US_PER_HOUR + 1, -(-known // US_PER_HOUR)).min()
+    return LogFile(
+        num_bytes=stat.st_size,
+        modified_ns=stat.st_mtime_ns,
+        num_rows=len(event),
+        first_event=int(event.min()),
+        last_event=int(event.max()),
+        first_known=int(known.min()),
+        last_known=int(known.max()),
+        first_visible=int(first_visible),
+        has_observed_kinds=has_kinds,
+    )

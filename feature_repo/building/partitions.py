@@ -64,7 +64,10 @@ class StagedView:
             day = self.fresh / f"day={_day_name(days[0])}"
             day.mkdir(exist_ok=True)
             file = day / f"from{span.first}_to{span.last}.parquet"
-            copy = f"COPY (SELECT {columns} FROM ({query})) TO '{quoted(file)}' (FORMAT parquet, COMPRESSION zstd)"
+            # A day's hours are merged when it ends, and written better then.
+            compression = "snappy" if span.is_hour else "zstd"
+            options = f"(FORMAT parquet, COMPRESSION {compression})"
+            copy = f"COPY (SELECT {columns} FROM ({query})) TO '{quoted(file)}' {options}"
             num_rows = connection.execute(copy).fetchall()[0][0]
             self.num_staged += num_rows
             if num_rows == 0:

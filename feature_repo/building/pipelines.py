@@ -54,14 +54,16 @@ _CATALOGUE = ("follows", "users", "creators", "posts")
 
 
 def pipelines(has_observed_kinds: bool) -> list[Pipeline]:
-    """Every line of work; those of one group follow each other, as they share what was read."""
+    """Every line of work: long ones first, so that two lanes end at about the same time, and before the first of
+    the hourly ones, which reads the events for all of them, the one that does not wait for those.
+    """
     return [
         _profiles(),
-        Pipeline("profile", {"post_profile": "post_profile"}, _CATALOGUE),
-        _activity("user", has_observed_kinds),
         _engaged(),
         _activity("post", has_observed_kinds),
+        _activity("user", has_observed_kinds),
         _activity("creator", has_observed_kinds),
+        Pipeline("profile", {"post_profile": "post_profile"}, _CATALOGUE),
     ]
 
 
@@ -88,8 +90,17 @@ def _engaged() -> Pipeline:
     )
     order = "visible_hour DESC, at_seconds DESC, post_id DESC"
     table = StateTable("engaged", columns, ("user_id",), "engaged_state", AFFINITY_EVENTS, order)
+    # Flat, because of a list column DuckDB unpacks all to read the few that are needed.
+    contents = ", ".join(f"e{i} FLOAT" for i in range(1, CONTENT_DIM + 1))
+    versions = StateTable(
+        "versions",
+        "post_id BIGINT, version TIMESTAMPTZ, topic_id BIGINT, media_type VARCHAR, has_content BOOLEAN, "
+        f"{contents}, as_of INTEGER",
+        ("post_id", "version"),
+        "versions_state",
+    )
     views = {"user_history": "user_history", "user_affinity": "user_affinity"}
-    return Pipeline("hourly", views, _EVENTS, ("entries",), ("engaged_step",), tables=(table,))
+    return Pipeline("hourly", views, _EVENTS, ("versions", "entries"), ("engaged_step",), tables=(table, versions))
 
 
 def _profiles() -> Pipeline:

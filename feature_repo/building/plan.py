@@ -57,7 +57,7 @@ def plan_range(end: DataEnd, first: int, last: int) -> Plan:
             f"hours {instant(first)} to {instant(last)} are not a range that ends before the data does, at "
             f"{instant(end.last_hour)}; leave out --until to build up to the end"
         )
-    return Plan(dict.fromkeys(GROUPS, Span(first, last, first - 1, published(last))), is_closed=True)
+    return Plan(dict.fromkeys(GROUPS, Span(first, last, last, published(last))), is_closed=True)
 
 
 def plan_next(end: DataEnd, former: BuildRecord, index: LogIndex, first: int | None = None) -> Plan:

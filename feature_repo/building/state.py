@@ -154,4 +154,4 @@ def forget(connection: duckdb.DuckDBPyConnection, name: str) -> None:
     """Drops the view or table, where there is one: DuckDB replaces neither by the other."""
     for kind in ("VIEW", "TABLE"):
         with contextlib.suppress(duckdb.CatalogException):
-            connection.execute(f"DROP {kind} IF EXISTS temp.{name}")
+            connection.execute(f"DROP {kind} IF EXISTS {name}")

@@ -14,14 +14,18 @@ WITH changes AS (
     SELECT
         {{ key }} AS key
         {%- for window in windows %}{% for tally in tallies %},
-        coalesce(sum(change_{{ window.name }}) FILTER ({{ is_counted(tally) }}), 0) AS {{ tally }}_{{ window.name }}
+        sum(CASE WHEN {{ is_counted(tally) }} THEN change_{{ window.name }} ELSE 0 END) AS {{ tally }}_{{ window.name }}
         {%- endfor %}{% endfor %}
     FROM moves
     GROUP BY {{ key }}
 ), so_far AS (
     SELECT *
-    FROM stored_{{ table }} SEMI JOIN changes USING (key)
-    QUALIFY row_number() OVER (PARTITION BY key ORDER BY as_of DESC) = 1
+    FROM stored_{{ table }}
+    SEMI JOIN (
+        SELECT key, max(as_of) AS as_of
+        FROM stored_{{ table }} SEMI JOIN changes USING (key)
+        GROUP BY key
+    ) AS newest USING (key, as_of)
 )
 SELECT
     changes.key, {{ last_hour }} AS hour

@@ -16,17 +16,15 @@ WITH graded AS (
         arg_max(head, strength * 100 - head) AS head
     FROM graded
     GROUP BY user_id, post_id, visible_hour
-), versions AS (
-    SELECT post_id, known_at, arg_max(coalesce(topic_id, -1), event_at) AS topic_id, arg_max(media_type, event_at) AS media_type
-    FROM posts
-    WHERE known_at <= {{ hour_start(last_hour) }}
-    {%- if not is_whole %} AND post_id IN (SELECT post_id FROM merged){% endif %}
-    GROUP BY post_id, known_at
+), known AS (
+    SELECT post_id, version, topic_id, media_type FROM stored_versions SEMI JOIN merged USING (post_id)
+    UNION ALL
+    SELECT post_id, version, topic_id, media_type FROM fresh_versions
 )
 SELECT
     merged.*,
-    coalesce(versions.topic_id, -1) AS topic_id,
-    versions.media_type,
-    versions.known_at AS version
+    coalesce(known.topic_id, -1) AS topic_id,
+    known.media_type,
+    known.version
 FROM merged
-ASOF LEFT JOIN versions ON merged.post_id = versions.post_id AND to_timestamp(merged.visible_hour * 3600) >= versions.known_at
+ASOF LEFT JOIN known ON merged.post_id = known.post_id AND to_timestamp(merged.visible_hour * 3600) >= known.version

@@ -20,8 +20,8 @@ FROM (
 WHERE is_dated AND visible_hour < {{ first_hour }}
 {%- endfor %}
 {%- endmacro %}
-CREATE OR REPLACE TEMP {{ 'VIEW' if is_whole else 'TABLE' }} impression_hours AS
+CREATE OR REPLACE {{ 'VIEW' if is_whole else 'TABLE' }} impression_hours AS
 {{ hours_of('impressions', 'user_id, post_id, creator_id' ~ (', observed_kinds' if has_observed_kinds else '')) }};
 
-CREATE OR REPLACE TEMP {{ 'VIEW' if is_whole else 'TABLE' }} engagement_hours AS
+CREATE OR REPLACE {{ 'VIEW' if is_whole else 'TABLE' }} engagement_hours AS
 {{ hours_of('engagements', 'user_id, post_id, creator_id, kind, epoch_us(event_at) // 1000000 AS at_seconds') }};

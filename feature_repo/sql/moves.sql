@@ -1,5 +1,5 @@
 -- What enters or leaves a window in hour {{ last_hour }}, which is built alone, with its change of the count of each window.
-CREATE OR REPLACE TEMP TABLE moves AS
+CREATE OR REPLACE TABLE moves AS
 {%- macro change(window) -%}
 {%- if window.hours -%}
 (is_dated AND visible_hour = {{ last_hour }})::INTEGER - (is_dated AND greatest(end_hour + {{ window.hours }}, visible_hour) = {{ last_hour }})::INTEGER

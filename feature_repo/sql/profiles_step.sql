@@ -76,13 +76,14 @@ WITH former AS (
     WHERE hour BETWEEN {{ first_hour }} AND {{ last_hour }}
     GROUP BY creator_id, hour
 )
-{%- if is_alone %} -- of one hour a sum does; so many windows take longer than all else
-SELECT * FROM hourly WHERE hour < {{ first_hour }}
+SELECT * FROM hourly ANTI JOIN contents USING (creator_id)
 UNION ALL BY NAME
+{%- if last_hour - first_hour < 2 %} -- of few hours sums do; so many windows take longer
 SELECT
-    creator_id, max(hour) AS hour, sum(num_posts) AS num_posts {%- for i in dims %}, sum(e{{ i }}) AS e{{ i }}{% endfor %}
-FROM hourly SEMI JOIN contents USING (creator_id)
-GROUP BY creator_id
+    moments.creator_id, moments.hour, sum(num_posts) AS num_posts {%- for i in dims %}, sum(e{{ i }}) AS e{{ i }}{% endfor %}
+FROM (SELECT DISTINCT creator_id, hour FROM hourly SEMI JOIN contents USING (creator_id)) AS moments
+JOIN hourly ON moments.creator_id = hourly.creator_id AND hourly.hour <= moments.hour
+GROUP BY moments.creator_id, moments.hour;
 {%- else %}
 SELECT
     creator_id, hour,
@@ -90,9 +91,9 @@ SELECT
     {%- for i in dims %},
     sum(e{{ i }}) OVER in_order AS e{{ i }}
     {%- endfor %}
-FROM hourly
-WINDOW in_order AS (PARTITION BY creator_id ORDER BY hour)
-{%- endif %};
+FROM hourly SEMI JOIN contents USING (creator_id)
+WINDOW in_order AS (PARTITION BY creator_id ORDER BY hour);
+{%- endif %}
 
 -- Followers and posts of the creators that moved: counts so far, and after every hour in which they changed.
 CREATE OR REPLACE TEMP TABLE creator_counts AS

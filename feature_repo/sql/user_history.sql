@@ -8,24 +8,23 @@ WITH windows AS (
     SELECT windows.visible_hour AS hour, engaged.*
     FROM windows JOIN engaged USING (user_id, place)
 ), contents AS (
-    SELECT post_id, known_at AS version, arg_max(content_embedding, event_at) AS content_embedding
-    FROM posts
-    WHERE content_embedding IS NOT NULL
-    {%- if not is_whole %} AND post_id IN (SELECT post_id FROM listed){% endif %}
-    GROUP BY post_id, known_at
+    SELECT * EXCLUDE (as_of) FROM stored_versions SEMI JOIN listed USING (post_id, version)
+    UNION ALL
+    SELECT * FROM fresh_versions WHERE version > {{ hour_start(first_hour - 1) }}
 ), weighed AS (
     SELECT
         user_id, place,
         strength AS mass
-        {%- for i in range(1, content_dim + 1) %},
-        {{ fixed('(content_embedding[' ~ i ~ '] * strength)::FLOAT') }} AS e{{ i }}
+        {%- for i in dims %},
+        {{ fixed('(contents.e' ~ i ~ ' * strength)::FLOAT') }} AS e{{ i }}
         {%- endfor %}
     FROM engaged JOIN contents USING (post_id, version)
+    WHERE has_content
 ), centres AS (
     SELECT
         user_id, visible_hour,
         sum(mass) AS mass
-        {%- for i in range(1, content_dim + 1) %},
+        {%- for i in dims %},
         {{ unfixed('sum(e' ~ i ~ ')') }} AS e{{ i }}
         {%- endfor %}
     FROM windows JOIN weighed USING (user_id, place)
@@ -43,7 +42,7 @@ WITH windows AS (
 )
 SELECT
     histories.*,
-    CASE WHEN mass > 0 THEN [{% for i in range(1, content_dim + 1) %}(e{{ i }} / mass)::FLOAT{{ ', ' if not loop.last }}{% endfor %}] END AS content_centroid,
+    CASE WHEN mass > 0 THEN [{% for i in dims %}(e{{ i }} / mass)::FLOAT{{ ', ' if not loop.last }}{% endfor %}] END AS content_centroid,
     to_timestamp(visible_hour * 3600) AS event_at,
     to_timestamp(visible_hour * 3600) + INTERVAL {{ lag_seconds }} SECOND AS known_at
 FROM histories LEFT JOIN centres USING (user_id, visible_hour)

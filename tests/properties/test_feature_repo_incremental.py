@@ -67,6 +67,18 @@ def test_hour_by_hour_over_the_turn_of_a_day_with_few_checkpoints(
     assert stored(workspace) == from_nothing(workspace, before)
 
 
+def test_a_backfill_of_days_one_step_each_brings_back_the_same_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "EVENTS_PER_STEP", 1)
+    workspace = Workspace(tmp_path / "small")
+    write_known(random_log(32, num_impressions=300), workspace, START - timedelta(days=99), END, is_anchored=True)
+    build(workspace, END)
+    wanted = stored(workspace)
+    build(workspace, END, hours=HourRange(START + 30 * HOUR, START + 110 * HOUR))
+    assert stored(workspace) == wanted
+
+
 @settings(max_examples=2, deadline=None, derandomize=True)
 @given(st.integers(0, 10**6), st.integers(1, 250), st.integers(1, 60))
 def test_a_backfill_of_any_range_brings_back_the_same_rows(seed: int, first: int, length: int) -> None:

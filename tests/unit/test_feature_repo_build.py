@@ -8,7 +8,7 @@ import pytest
 from core.errors import FeatureStoreError, MissingStageError
 from core.workspace import Workspace
 from feature_repo.build import build_features, read_build
-from feature_repo.building import log_index
+from feature_repo.building import run
 from feature_repo.catalog import VIEWS
 from feature_repo.describe import describe_markdown, describe_table
 from feature_repo.link import link_workspace
@@ -56,7 +56,7 @@ def test_the_length_of_a_step_does_not_change_the_rows(tmp_path: Path, monkeypat
     workspace = random_log(44, num_impressions=80).write(tmp_path)
     build_features(workspace, settings_of(workspace))
     whole = sorted(map(str, pq.read_table(workspace.features / "post_activity").to_pylist()))
-    monkeypatch.setattr(log_index, "EVENTS_PER_STEP", 1)
+    monkeypatch.setattr(run, "EVENTS_PER_STEP", 1)
     build_features(workspace, settings_of(workspace), is_full=True)
     assert sorted(map(str, pq.read_table(workspace.features / "post_activity").to_pylist())) == whole
 
