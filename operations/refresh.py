@@ -30,7 +30,7 @@ class Refresh:
         ends = [f"{hour:%Y-%m-%d %H:%M}" if hour else "the beginning" for hour in self.hours or ()]
         built = f"hours from {ends[0]} to {ends[1]} built" if ends else "no new hour"
         return (
-            f"refreshed: {self.num_events:,} events compacted, {built}, {self.num_written:,} rows news to Redis, "
+            f"refreshed: {self.num_events:,} events compacted, {built}, {self.num_written:,} rows new to Redis, "
             f"as of {self.as_of:%Y-%m-%d %H:%M} UTC, {self.seconds:.1f} s"
         )
 

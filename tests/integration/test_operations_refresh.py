@@ -77,7 +77,7 @@ def test_posted_events_reach_redis_and_a_second_run_finds_nothing_new(settings: 
     assert reader.read("user", np.array([1]))["user_activity__num_impressions_total"][0] == before + 1
     said = CliRunner().invoke(app, ["refresh"])
     assert said.exit_code == 0, said.output
-    assert re.search(r"refreshed: 0 events compacted, no new hour, 0 rows news to Redis", said.stdout)
+    assert re.search(r"refreshed: 0 events compacted, no new hour, 0 rows new to Redis", said.stdout)
 
 
 def test_without_data_it_says_what_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

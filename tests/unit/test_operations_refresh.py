@@ -40,7 +40,7 @@ def test_the_line_says_what_was_done(monkeypatch):
     done = CliRunner().invoke(command.app, ["refresh"])
     assert done.exit_code == 0
     assert done.stdout == (
-        "refreshed: 2 events compacted, hours from the beginning to 2026-03-01 06:00 built, 5 rows news to Redis, "
+        "refreshed: 2 events compacted, hours from the beginning to 2026-03-01 06:00 built, 5 rows new to Redis, "
         "as of 2026-03-01 06:00 UTC, 1.2 s\n"
     )
 
