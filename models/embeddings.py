@@ -32,9 +32,6 @@ class Tables(Protocol):
     def embed(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Vector per entry and feature, [B, L, D]; padding gives the vector of row 0."""
 
-    def weight(self, feature: str) -> nn.Parameter:
-        """The table that a feature reads, [rows, D]."""
-
     def export(self) -> dict[str, Tensor]:
         """Weights as `PlainTables` names them."""
 
@@ -48,6 +45,7 @@ class PlainTables(nn.Module):
         self._table_of = {feature: t.name for t in spec.tables for feature in t.features}
 
     def weight(self, feature: str) -> nn.Parameter:
+        """The table that a feature reads, [rows, D]."""
         weight: nn.Parameter = self.weights[self._table_of[feature]].weight  # type: ignore[assignment]
         return weight
 
@@ -128,6 +126,7 @@ class PooledTables(nn.Module):
         raise NotImplementedError("pooled tables have no vector per entry; build the network on EntryTables")
 
     def weight(self, feature: str) -> nn.Parameter:
+        """The table that a feature reads, [rows, D]."""
         weight: nn.Parameter = self.collection.embedding_bags[self._table_of[feature]].weight
         return weight
 
@@ -181,14 +180,6 @@ class EntryTables(nn.Module):
                 vectors = found.values()
                 embedded[feature] = vectors.view(*rows[feature].shape, vectors.shape[-1])
         return embedded
-
-    def weight(self, feature: str) -> nn.Parameter:
-        for collection, group in self._each():
-            for t in group:
-                if feature in t.features:
-                    weight: nn.Parameter = collection.embeddings[t.name].weight
-                    return weight
-        raise KeyError(feature)
 
     def export(self) -> dict[str, Tensor]:
         return {

@@ -125,7 +125,7 @@ def _heads(x_BLD: Tensor, num_heads: int) -> Tensor:
 class NextPost(nn.Module):
     """A user's state after each entry, and posts it can be compared with: the next one should score highest.
 
-    Row 0 of the table is padding. `user_vectors` and `post_vectors` are what an index serves.
+    Row 0 of the table is padding.
     """
 
     def __init__(self, num_posts: int, config: SequenceConfig) -> None:

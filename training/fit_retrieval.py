@@ -49,6 +49,10 @@ class RetrievalConfig:
     """Identities start from the spectrum of the engagements, degrees damped by this; None for random."""
     recall_k: int = 100
 
+    def __post_init__(self) -> None:
+        if self.spectral_damping is not None and not (self.network.user_identity and self.network.post_identity):
+            raise ValueError("spectral_damping places identities; name user_identity and post_identity in the network")
+
 
 def task_labels(labels: NDArray[np.float32], tasks: tuple[str, ...]) -> NDArray[np.float32]:
     """Labels [N, T] of the tasks from labels [N, H] of the heads; `positive` is worth above 0."""

@@ -4,7 +4,6 @@ Training starts where the graph of engagements is already smooth: each user near
 Legend: N engagements, U users, P posts, D dimensions.
 """
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -49,11 +48,7 @@ def _leading(matrix_UP: Any, count: int, seed: int) -> tuple[Floats, Floats, Flo
     """The `count` leading singular vectors and values, [U, D], [D] and [D, P]."""
     from sklearn.utils.extmath import randomized_svd
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # advice about sparse formats
-        found: tuple[Floats, Floats, Floats] = randomized_svd(
-            matrix_UP, count, n_iter=POWER_ITERATIONS, random_state=seed
-        )
+    found: tuple[Floats, Floats, Floats] = randomized_svd(matrix_UP, count, n_iter=POWER_ITERATIONS, random_state=seed)
     return found
 
 

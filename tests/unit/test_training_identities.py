@@ -11,7 +11,9 @@ from models.features import Feature, FeatureSpec
 from models.metrics import auc
 from models.towers import TowerConfig, TwoTower
 from training.factorisation import FactorisationConfig, factorise
+from training.fit_retrieval import RetrievalConfig
 from training.published.full_ranking import full_ranking
+from training.published.outcome import Outcome, SeedRun
 from training.published.pair_baselines import item2vec, item_to_item, popularity
 from training.published.pair_benchmark import benchmark_pairs
 from training.published.pair_towers import POST, USER, ServedPairs, fit_pairs, pair_config, pair_spec
@@ -164,3 +166,18 @@ def test_the_benchmark_command_reports_every_model_and_keeps_runs_in_mlflow(tmp_
     client = MlflowClient(f"sqlite:///{settings.workspace.root / 'mlflow.db'}")
     (experiment,) = [e for e in client.search_experiments() if e.name == "vitrine/planted"]
     assert len(client.search_runs([experiment.experiment_id])) == 6
+
+
+def test_a_spectral_start_without_identities_is_refused():
+    with pytest.raises(ValueError, match="name user_identity and post_identity"):
+        RetrievalConfig(spectral_damping=5.0)
+
+
+def test_one_seed_shows_no_spread():
+    runs = {
+        "ours": [SeedRun({"hr@10": 0.1}, 1.0), SeedRun({"hr@10": 0.2}, 1.0)],
+        "other": [SeedRun({"hr@10": 0.3}, 1.0)],
+    }
+    cells = [column._cells for column in Outcome("planted", runs).table().columns]
+    assert cells[1] == ["2", "1"]
+    assert cells[2] == ["0.1500 ± 0.0707", "0.3000"]

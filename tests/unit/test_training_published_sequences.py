@@ -94,3 +94,10 @@ def test_the_benchmark_compares_encoders_with_popularity(tmp_path):
     assert list(outcome.runs) == ["transformer", "hstu", "pooled", "popularity"]
     assert len(outcome.runs["transformer"]) == 2
     assert set(outcome.as_json()["metrics"]) == {"hr@10", "ndcg@10"}
+
+
+def test_tuning_needs_one_more_post_of_everybody(tmp_path):
+    (tmp_path / "s.txt").write_text("1 30 10 30\n2 20 10 30 20\n")
+    settings = Settings(var_dir=tmp_path / "var", dataset="short")
+    with pytest.raises(InputError, match=r"s\.txt:1: user 1 has 3 posts; leave-one-out needs at least 4"):
+        benchmark_sequences(settings, tmp_path, 1, lambda *_: None, is_quick=True, is_tuning=True)

@@ -64,15 +64,15 @@ class Outcome:
     def table(self) -> Table:
         """Models as rows, published ones below ours."""
         names = list(next(iter(self.runs.values()))[0].metrics)
-        seeds = max(map(len, self.runs.values()))
-        table = Table("model", *names, "seconds", title=f"{self.dataset}, mean ± deviation of {seeds} seeds")
-        for model in self.runs:
+        table = Table("model", "seeds", *names, "seconds", title=f"{self.dataset}, mean ± deviation over seeds")
+        for model, runs in self.runs.items():
             found = self.summary(model)
-            cells = [f"{found[n]['mean']:.4f} ± {found[n]['sd']:.4f}" for n in names]
-            table.add_row(model, *cells, f"{self.seconds(model):.0f}")
+            spreads = {n: f" ± {found[n]['sd']:.4f}" if len(runs) > 1 else "" for n in names}
+            cells = [f"{found[n]['mean']:.4f}{spreads[n]}" for n in names]
+            table.add_row(model, str(len(runs)), *cells, f"{self.seconds(model):.0f}")
         table.add_section()
         for model, figures in PUBLISHED.get(self.dataset, {}).items():
-            table.add_row(f"{model} (published)", *(f"{figures[n]:.4f}" if n in figures else "" for n in names), "")
+            table.add_row(f"{model} (published)", "", *(f"{figures[n]:.4f}" if n in figures else "" for n in names), "")
         return table
 
     def as_json(self) -> dict[str, object]:
@@ -82,6 +82,7 @@ class Outcome:
             "dataset": self.dataset,
             "model": ours,
             "metrics": _rounded(self.summary(ours)),
+            "seeds": len(self.runs[ours]),
             "seconds": round(self.seconds(ours), 1),
             "peak_bytes": self.peak_bytes,
             "baselines": {model: _rounded(self.summary(model)) for model in others},

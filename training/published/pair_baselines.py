@@ -15,16 +15,13 @@ from training.published.full_ranking import Int64s, Ranker, top_places
 from training.published.pair_towers import POST, USER, fit_pairs, mean_vectors, pair_config
 from training.published.pairs import Pairs, PairSplit
 
-CONTEXTS_PER_PAIR = 1
-"""Other posts of the same user that item2vec pairs each post with."""
 
-
-def pair_baselines(split: PairSplit, seed: int, is_quick: bool) -> dict[str, Callable[[], Ranker]]:
+def pair_baselines(split: PairSplit, seed: int, is_quick: bool, num_threads: int) -> dict[str, Callable[[], Ranker]]:
     """What fits each baseline, by its name."""
     return {
         "popularity": lambda: popularity(split),
         "item-to-item": lambda: item_to_item(split),
-        "item2vec": lambda: item2vec(split, seed, is_quick),
+        "item2vec": lambda: item2vec(split, seed, is_quick, num_threads),
         "weighted factorisation": lambda: weighted_factorisation(split, seed),
     }
 
@@ -49,7 +46,7 @@ def item_to_item(split: PairSplit) -> Ranker:
     return _by_scores(scores)
 
 
-def item2vec(split: PairSplit, seed: int, is_quick: bool) -> Ranker:
+def item2vec(split: PairSplit, seed: int, is_quick: bool, num_threads: int = 2) -> Ranker:
     """Skip-gram on posts of the same user, by the two-tower trainer; a user is the mean of their posts' vectors.
 
     Source: Barkan and Koenigstein, Item2Vec, 2016.
@@ -57,7 +54,7 @@ def item2vec(split: PairSplit, seed: int, is_quick: bool) -> Ranker:
     starts, posts = split.train.by_user(split.num_users)
     contexts = _contexts(starts, posts, seed)
     config = pair_config(len(contexts) / split.num_posts, is_quick)
-    fitted = fit_pairs(contexts, split.num_posts, split.num_posts, config, seed)
+    fitted = fit_pairs(contexts, split.num_posts, split.num_posts, config, seed, num_threads=num_threads)
     every = np.arange(split.num_posts)
     towers = cast(TwoTower, fitted.module)
     with torch.inference_mode():
@@ -74,18 +71,14 @@ def weighted_factorisation(split: PairSplit, seed: int) -> Ranker:
 
 
 def _contexts(starts: Int64s, posts: Int64s, seed: int) -> Pairs:
-    """Pairs of two different posts of one user."""
+    """Each pair's post with another post of the same user, by chance."""
     rng = np.random.default_rng(seed)
     counts = np.repeat(np.diff(starts), np.diff(starts))
     firsts = np.repeat(starts[:-1], np.diff(starts))
     place = np.arange(len(posts)) - firsts
-    parts = []
-    for _ in range(CONTEXTS_PER_PAIR):
-        step = 1 + (rng.random(len(posts)) * (counts - 1)).astype(np.int64)
-        other = firsts + (place + step) % counts
-        parts.append(np.stack([posts, posts[other]], axis=1)[counts > 1])
-    pairs = np.concatenate(parts)
-    return Pairs(pairs[:, 0], pairs[:, 1])
+    step = 1 + (rng.random(len(posts)) * (counts - 1)).astype(np.int64)
+    other = firsts + (place + step) % counts
+    return Pairs(posts, posts[other]).take(counts > 1)
 
 
 def _by_scores(scores: Callable[[Int64s], NDArray[np.float32]]) -> Ranker:

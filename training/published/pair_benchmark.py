@@ -1,6 +1,7 @@
 """`python -m training benchmark gowalla|movielens1m`: retrieval and its baselines on a published pair split."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
@@ -31,19 +32,20 @@ def benchmark_pairs(
     if is_tuning:
         split = split.for_tuning(seed=0)
     data_version = content_hash([file_hash(folder / name) for name in ("train.txt", "test.txt")], 16)
+    tags = {"data_version": data_version, "is_tuning": str(is_tuning)}
     tracker = Tracker(settings)
     runs: dict[str, list[SeedRun]] = {TWO_TOWER: []}
     for seed in range(num_seeds):
         run, record = _two_tower(settings, split, seed, told, is_quick)
         runs[TWO_TOWER].append(run)
-        tracker.record(replace(record, tags={**record.tags, "data_version": data_version, "is_tuning": str(is_tuning)}))
-    for name, fit in pair_baselines(split, 0, is_quick).items():
+        tracker.record(replace(record, tags={**record.tags, **tags}))
+    for name, fit in pair_baselines(split, 0, is_quick, settings.num_threads).items():
         told(name, 0, 1)
         started, started_at = time.perf_counter(), WallClock().now()
         ranker = fit()
         seconds = time.perf_counter() - started
         runs[name] = [SeedRun(full_ranking(split, ranker), seconds)]
-        tracker.record(_baseline_record(name, runs[name][0], data_version, started_at))
+        tracker.record(_baseline_record(name, runs[name][0], tags, started_at))
     return Outcome(settings.dataset, runs)
 
 
@@ -81,7 +83,6 @@ def _record(
     )
 
 
-def _baseline_record(name: str, run: SeedRun, data_version: str, started_at: datetime) -> RunRecord:
+def _baseline_record(name: str, run: SeedRun, tags: Mapping[str, str], started_at: datetime) -> RunRecord:
     metrics = {**run.metrics, "seconds": run.seconds}
-    tags = {"recipe": name, "data_version": data_version}
-    return RunRecord("retrieval", {"model": name}, tags, metrics, started_at=started_at)
+    return RunRecord("retrieval", {"model": name}, {"recipe": name, **tags}, metrics, started_at=started_at)

@@ -23,7 +23,6 @@ USER, POST = "pair__user", "pair__post"
 TEMPERATURE_OF_ONE = 0.0175
 """Temperature for one pair per user."""
 WATCHED_ROWS = 20_000
-VECTOR_BATCH = 8_192
 
 
 def pair_config(pairs_per_user: float, is_quick: bool = False) -> RetrievalConfig:

@@ -18,7 +18,7 @@ from training.fit_sequence import SequenceRun, fit_sequence, newest
 from training.loop import LoopConfig
 from training.publish import history_curves
 from training.published.outcome import Outcome, SeedRun, Told
-from training.published.sequences import Sequences, leave_one_out, read_sequences
+from training.published.sequences import MIN_POSTS, Sequences, leave_one_out, read_sequences
 from training.tracking import RunRecord, Tracker
 
 ENCODERS: tuple[EncoderKind, ...] = ("transformer", "hstu", "pooled")
@@ -50,8 +50,8 @@ def benchmark_sequences(
 ) -> Outcome:
     """Every encoder, and popularity; the first with all seeds. For tuning, the last post of each user is left alone."""
     path = sequence_file(folder)
-    sequences, tracker = read_sequences(path), Tracker(settings)
     held = 1 if is_tuning else 0
+    sequences, tracker = read_sequences(path, MIN_POSTS + held), Tracker(settings)
     runs: dict[str, list[SeedRun]] = {}
     for kind in ENCODERS:
         for seed in range(num_seeds if kind == ENCODERS[0] else 1):

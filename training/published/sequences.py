@@ -40,13 +40,13 @@ class Sequences:
         return self.posts[np.arange(len(self.posts)), self.lengths - count]
 
 
-def read_sequences(path: Path) -> Sequences:
+def read_sequences(path: Path, min_posts: int = MIN_POSTS) -> Sequences:
     """The sequences of a file. Raises InputError, naming file and line, for what is malformed or too short."""
     lines = read_lines(path)
     refuse(
-        line.fault(f"user {line.user} has {len(line.posts)} posts; leave-one-out needs at least {MIN_POSTS}")
+        line.fault(f"user {line.user} has {len(line.posts)} posts; leave-one-out needs at least {min_posts} here")
         for line in lines
-        if len(line.posts) < MIN_POSTS
+        if len(line.posts) < min_posts
     )
     lengths = np.array([len(line.posts) for line in lines])
     flat = np.concatenate([line.posts for line in lines])
