@@ -229,6 +229,7 @@ bench: $(VENV)/.installed-dev ## speed and memory beside stock Feast and the bar
 	$(PY) -m benchmarks.materialize_memory $(QUICK)
 	$(PY) -m benchmarks.point_in_time $(QUICK)
 	$(PY) -m benchmarks.feature_build $(QUICK)
+	$(PY) -m benchmarks.ann $(QUICK)
 
 .PHONY: stop clean
 stop: ## stop the embedded Redis

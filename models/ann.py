@@ -1,6 +1,6 @@
 """Approximate and exact nearest posts of a user vector, on disk with a manifest that names its model.
 
-    index/<index_id>/  index.faiss  post_ids.npy  manifest.json
+    index/<index_id>/  index.faiss  post_ids.npy  manifest.json  centre.npy where inverted
     index/champion.json             {"index_id": ...}, the index that serves
 
 Shapes: B users, N posts, D dimensions, K posts wanted. Scores are inner products.
@@ -22,9 +22,12 @@ from core.errors import BundleError, MissingStageError
 from core.files import content_hash, file_hash, sync_folder, write_atomically
 
 EXACT_BELOW = 100_000
-"""Posts up to which an exact scan is as fast as it needs to be (about 6 ms per 100,000 x 64 on one thread)."""
+"""Posts up to which an exact scan is as fast as it needs to be (about 1 ms per 100,000 x 64 on one thread)."""
 
+_faiss: Any = faiss  # for what its type hints describe wrongly
 MAX_IVF_TRAINING_POSTS = 200_000
+NUM_PROBES = 80
+"""Lists searched, of about 2 sqrt(N): recall@500 is .99 or more from 100,000 to a million posts (decision 0016)."""
 
 
 @dataclass(frozen=True)
@@ -42,23 +45,49 @@ class IndexManifest:
 
 
 class PostIndex:
-    """A loaded index: `search` gives the nearest posts."""
+    """A loaded index: `search` gives the nearest posts. `centre_D` is what was taken from every vector."""
 
-    def __init__(self, manifest: IndexManifest, index: Any, post_ids: NDArray[np.int64]) -> None:
+    def __init__(
+        self, manifest: IndexManifest, index: Any, post_ids: NDArray[np.int64], centre_D: NDArray[np.float32] | None
+    ) -> None:
         self.manifest = manifest
         self.post_ids = post_ids
         self._index = index
+        self._centre_D = centre_D
 
-    def search(self, user_vectors_BD: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Post ids [B, K] and scores [B, K], best first; fewer posts than K are padded with -1 and -inf."""
+    def search(
+        self, user_vectors_BD: NDArray[np.float32], k: int, eligible: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Post ids [B, K] and scores [B, K], best first; fewer posts than K are padded with -1 and -inf.
+
+        `eligible` [N], in the order of `post_ids`, leaves out the posts where it is False. An inverted file then
+        scans more lists, as many more as posts are left out, all of them for a rare kind.
+        """
         if user_vectors_BD.ndim != 2 or user_vectors_BD.shape[1] != self.manifest.dim:
             raise ValueError(f"user vectors have shape {user_vectors_BD.shape}; expected [B, {self.manifest.dim}]")
-        scores, rows = self._index.search(np.ascontiguousarray(user_vectors_BD, dtype=np.float32), k)
+        if eligible is not None and (eligible.shape != self.post_ids.shape or eligible.dtype != np.bool_):
+            raise ValueError(
+                f"eligible is {eligible.dtype} {eligible.shape}; expected one bool per post, {self.post_ids.shape}"
+            )
+        queries_BD = np.ascontiguousarray(user_vectors_BD, dtype=np.float32)
+        scores, rows = self._index.search(queries_BD, k, params=self._parameters(eligible))
         if not len(self.post_ids):
             return np.full_like(rows, -1), np.full_like(scores, -np.inf)
         is_found = rows >= 0
         ids = np.where(is_found, self.post_ids[np.maximum(rows, 0)], -1)
+        if self._centre_D is not None:
+            scores += (queries_BD @ self._centre_D)[:, None]
         return ids, np.where(is_found, scores, -np.inf).astype(np.float32)
+
+    def _parameters(self, eligible: NDArray[np.bool_] | None) -> Any:
+        if eligible is None:
+            return None
+        selector = _faiss.IDSelectorBitmap(np.packbits(eligible, bitorder="little"))
+        if not self.manifest.num_probes:
+            return _faiss.SearchParameters(sel=selector)
+        share = max(int(np.count_nonzero(eligible)), 1) / len(eligible)
+        probes = min(self._index.nlist, int(np.ceil(self.manifest.num_probes / share)))
+        return _faiss.SearchParametersIVF(sel=selector, nprobe=probes)
 
 
 def write_index(
@@ -76,13 +105,15 @@ def write_index(
     if not np.isfinite(vectors_ND).all():
         bad = post_ids[~np.isfinite(vectors_ND).all(axis=1)]
         raise BundleError(f"bundle {bundle_id} gives {len(bad)} posts a vector that is not finite, such as {bad[:3]}")
-    index, factory, num_probes = _build(vectors_ND, exact_below)
+    index, factory, num_probes, centre_D = _build(vectors_ND, exact_below)
     root.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=root, prefix=".index."))
     try:
         faiss.write_index(index, str(folder / "index.faiss"))
         np.save(folder / "post_ids.npy", np.asarray(post_ids, dtype=np.int64), allow_pickle=False)
-        sums = {name: file_hash(folder / name) for name in ("index.faiss", "post_ids.npy")}
+        if centre_D is not None:
+            np.save(folder / "centre.npy", centre_D, allow_pickle=False)
+        sums = {f.name: file_hash(f) for f in sorted(folder.iterdir())}
         index_id = content_hash([bundle_id, built_at.isoformat(), *sums.values()])
         manifest = IndexManifest(index_id, bundle_id, count, dim, built_at.isoformat(), factory, num_probes, sums)
         write_atomically(folder / "manifest.json", json.dumps(asdict(manifest), indent=2))
@@ -99,22 +130,37 @@ def write_index(
     return manifest
 
 
-def _build(vectors_ND: NDArray[np.float32], exact_below: int) -> tuple[Any, str, int]:
+def _build(vectors_ND: NDArray[np.float32], exact_below: int) -> tuple[Any, str, int, NDArray[np.float32] | None]:
+    """The index, its factory, probes and what was taken from every vector."""
     count, dim = vectors_ND.shape
     vectors = np.ascontiguousarray(vectors_ND, dtype=np.float32)
     if count < exact_below:
-        factory, num_probes = "Flat", 0
-    else:
-        # About 2 sqrt(N) lists of which a thirty-second part is probed: recall@500 stays above 0.99 on 1 M x 64.
-        lists = int(2 ** np.round(np.log2(2 * np.sqrt(count))))
-        factory, num_probes = f"IVF{lists},SQfp16", max(16, lists // 32)
-    index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
-    if num_probes:
-        chosen = np.linspace(0, count - 1, min(count, MAX_IVF_TRAINING_POSTS)).astype(np.int64)
-        index.train(vectors[chosen])
-        faiss.extract_index_ivf(index).nprobe = num_probes
-    index.add(vectors)
-    return index, factory, num_probes
+        index = faiss.IndexFlatIP(dim)
+        index.add(vectors)
+        return index, "Flat", 0, None
+    lists = int(2 ** np.round(np.log2(2 * np.sqrt(count))))
+    num_probes = min(lists, NUM_PROBES)
+    # What all posts have in common, their mean bias above all, ranks nothing, yet would decide the lists.
+    centre_D = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return _inverted_file(vectors - centre_D, lists, num_probes), f"IVF{lists},SQfp16", num_probes, centre_D
+
+
+def _inverted_file(vectors_ND: NDArray[np.float32], lists: int, num_probes: int) -> Any:
+    """Lists of posts that are near each other (by distance), searched by the inner product with their middle."""
+    count, dim = vectors_ND.shape
+    middles = faiss.IndexFlatL2(dim)
+    index = faiss.IndexIVFScalarQuantizer(
+        middles, dim, lists, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+    )
+    index.cp.spherical = False
+    index.train(vectors_ND[np.linspace(0, count - 1, min(count, MAX_IVF_TRAINING_POSTS)).astype(np.int64)])
+    index.add(vectors_ND)
+    by_product = _faiss.IndexFlatIP(dim)
+    by_product.add(middles.reconstruct_n(0, lists))
+    by_product.this.disown()
+    index.quantizer, index.own_fields = by_product, True
+    index.nprobe = num_probes
+    return index
 
 
 def publish_index(root: Path, index_id: str) -> None:
@@ -148,6 +194,8 @@ def load_index(path: Path, bundle_id: str) -> PostIndex:
                 f"{bundle_id}; run `python -m training index`"
             )
         post_ids = np.load(path / "post_ids.npy", allow_pickle=False)
+        has_centre = "centre.npy" in manifest.sha256
+        centre_D = np.load(path / "centre.npy", allow_pickle=False) if has_centre else None
         index = faiss.read_index(str(path / "index.faiss"))
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise BundleError(f"index at {path} cannot be read ({error}); run `python -m training index`") from error
@@ -155,4 +203,4 @@ def load_index(path: Path, bundle_id: str) -> PostIndex:
         raise BundleError(
             f"index {manifest.index_id} holds {index.ntotal} posts of {index.d}, manifest says {manifest.count}"
         )
-    return PostIndex(manifest, index, post_ids)
+    return PostIndex(manifest, index, post_ids, centre_D)

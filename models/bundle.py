@@ -1,6 +1,6 @@
 """Bundles: the deployable unit of a model, a folder that is checked before it is believed.
 
-    <bundle_id>/manifest.json         kind, spec, config, heads, calibrators, metrics, bounds, versions, checksum
+    <bundle_id>/manifest.json         kind, spec, config, heads, calibrators, metrics, cost, bounds, versions, checksum
     <bundle_id>/weights.safetensors   weights under the names of the inference network
 
 The bundle id is a hash over both files' content. Nothing here unpickles, and nothing here needs TorchRec.
@@ -25,6 +25,7 @@ from torch import nn
 from core.errors import BundleError
 from core.files import content_hash, file_hash, sync_folder, write_atomically
 from models.calibration import Calibrator, apply_calibrators
+from models.cost import Cost, cost_of, with_few_rows
 from models.embeddings import export_state
 from models.encode import encode
 from models.features import Columns, FeatureSpec
@@ -134,6 +135,7 @@ def save_bundle(
             "heads": list(heads),
             "calibrators": [c.to_json() for c in calibrators],
             "metrics": finite(metrics),
+            "cost": asdict(_cost(kind, spec, asdict(config), len(heads))),
             "bounds": {name: dict(bound) for name, bound in (bounds or {}).items()},
             "versions": dict(versions) | {"torch": torch.__version__.split("+")[0]},
             "weights_sha256": file_hash(temporary / WEIGHTS),
@@ -191,6 +193,15 @@ def _build(kind: str, spec: FeatureSpec, config: Mapping[str, Any], num_heads: i
     if kind == "retrieval":
         return TwoTower(spec, _dataclass_of(TowerConfig, config), num_heads, is_training=False)
     raise ValueError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
+
+
+def _cost(kind: BundleKind, spec: FeatureSpec, config: Mapping[str, Any], num_heads: int) -> Cost:
+    """Of the network that serves, built once more with small tables."""
+    with torch.random.fork_rng(devices=[]):
+        module = _build(kind, with_few_rows(spec), config, num_heads).eval()
+    if isinstance(module, SecondStage):
+        return cost_of(module, spec, module)
+    return cost_of(module, spec, lambda user, post, _: module.user_vectors(user) @ module.post_vectors(post).T)
 
 
 def load_bundle(path: Path) -> Bundle:

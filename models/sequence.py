@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.cost import forward_flops
+
 EncoderKind = Literal["pooled", "transformer", "hstu"]
 
 
@@ -53,12 +55,8 @@ class SequenceEncoder(nn.Module):
         return states_BLD
 
     def flops(self, length: int) -> int:
-        """Multiplications and additions of one history of `length` entries."""
-        dim, layers = self.config.dim, len(self.blocks)
-        if self.config.kind == "pooled":
-            return 2 * length * dim
-        linear = 2 * length * dim * dim * (12 if self.config.kind == "transformer" else 5)
-        return layers * (linear + 4 * length * length * dim)
+        """Operations of one history of `length` entries, as `models/cost.py` counts them: a running mean has none."""
+        return forward_flops(lambda: self(torch.zeros(1, length, self.config.dim)))
 
 
 class _RunningMean(nn.Module):

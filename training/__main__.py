@@ -197,7 +197,7 @@ def _metrics_table(metrics: Mapping[str, float]) -> Table:
             if any(cell is not None for cell in cells):
                 table.add_row(f"{split} {head}", *("" if c is None else f"{c:.4f}" for c in cells))
     for name, value in sorted(rest.items()):
-        table.add_row(name, f"{value:.4f}")
+        table.add_row(name, f"{value:,.0f}" if name.startswith("cost/") else f"{value:.4f}")
     return table
 
 

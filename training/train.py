@@ -14,7 +14,7 @@ from core.clock import WallClock
 from core.errors import BundleError, InputError
 from core.schema import HEADS
 from core.settings import Settings
-from models.bundle import SecondStageBundle, load_bundle
+from models.bundle import SecondStageBundle, load_bundle, read_manifest
 from models.calibration import apply_calibrators
 from models.features import SIDES, fit_spec
 from models.metrics import head_metrics
@@ -144,10 +144,11 @@ def _findings(
 ) -> Findings:
     curves = {k.removeprefix("curve/"): v for k, v in history_curves(fitted.history).items() if "loss" in k}
     plots = [plot_learning_curves(folder / "learning_curve.png", curves)]
+    metrics = {f"cost/{name}": float(value) for name, value in read_manifest(bundle_path)["cost"].items()}
     if fitted.kind != "second_stage":
-        return Findings(started_at, plots=plots)
+        return Findings(started_at, metrics, plots)
     bundle = load_second_stage(bundle_path)
-    metrics = {"validation/ne_mean": float(np.nanmean([fitted.metrics[f"ne_{head}"] for head in FREQUENT_HEADS]))}
+    metrics["validation/ne_mean"] = float(np.nanmean([fitted.metrics[f"ne_{head}"] for head in FREQUENT_HEADS]))
     if example_set.manifest.rows_by_split.get("test"):
         test = example_set.examples("test")
         probabilities = predict(bundle, test.columns)

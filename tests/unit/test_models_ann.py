@@ -110,3 +110,33 @@ def test_writing_the_same_index_twice_changes_nothing(tmp_path: Path) -> None:
     _, _, second = write(tmp_path)
     assert first == second
     assert [p.name for p in tmp_path.iterdir()] == [first.name]
+
+
+@pytest.mark.parametrize("exact_below", [1, 100_000])
+def test_only_eligible_posts_are_found(tmp_path: Path, exact_below: int) -> None:
+    posts, ids, path = write(tmp_path, 2_000, exact_below)
+    user, eligible = vectors(1, seed=1), np.arange(2_000) % 100 == 7
+    found, scores = load_index(path, "bundle-a").search(user, 30, eligible)
+    best = sorted(range(7, 2_000, 100), key=lambda n: -float(user[0] @ posts[n]))
+    assert found[0].tolist() == [ids[n] for n in best] + [-1] * 10
+    np.testing.assert_allclose(scores[0, :20], posts[best] @ user[0], atol=0.01)
+    assert (load_index(path, "bundle-a").search(user, 3, np.zeros(2_000, dtype=np.bool_))[0] == -1).all()
+
+
+def test_a_mask_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    _, _, path = write(tmp_path)
+    with pytest.raises(ValueError, match=r"int64 \(50,\); expected one bool per post, \(50,\)"):
+        load_index(path, "bundle-a").search(vectors(1), 3, np.arange(50))
+    with pytest.raises(ValueError, match="expected one bool per post"):
+        load_index(path, "bundle-a").search(vectors(1), 3, np.ones(49, dtype=np.bool_))
+
+
+def test_what_all_posts_share_costs_no_recall_and_stays_in_the_score(tmp_path: Path) -> None:
+    posts = np.concatenate([vectors(4_000), np.full((4_000, 1), -300.0, dtype=np.float32)], axis=1)
+    manifest = write_index(tmp_path, np.arange(4_000), posts, "bundle-a", AT, exact_below=1_000)
+    users = np.concatenate([vectors(20, seed=1), np.ones((20, 1), dtype=np.float32)], axis=1)
+    found, scores = load_index(tmp_path / manifest.index_id, "bundle-a").search(users, 10)
+    products = users @ posts.T
+    exact = np.argsort(-products, axis=1)[:, :10]
+    assert np.mean([len(set(f) & set(e)) / 10 for f, e in zip(found.tolist(), exact.tolist(), strict=True)]) > 0.95
+    np.testing.assert_allclose(scores, np.take_along_axis(products, found, axis=1), atol=0.02)
