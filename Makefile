@@ -126,7 +126,7 @@ train: $(S)/first-stage ## point-in-time training sets and the three models
 .PHONY: sets
 sets: $(S)/sets ## training sets joined at impression time, and their gate
 
-SETS := $(addprefix training/,sets.py set_files.py example_rows.py labels.py splits.py sampling.py catalogue.py recipe_features.py)
+SETS := $(addprefix training/,sets.py set_files.py example_rows.py labels.py splits.py sampling.py catalogue.py recipe_features.py user_rows.py)
 
 $(S)/sets: $(S)/apply $(SETS)
 	$(PY) -m training sets

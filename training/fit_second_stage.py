@@ -1,9 +1,9 @@
 """Trains the second stage on in-memory examples and calibrates it on a later window.
 
-Legend: N rows, H heads.
+Legend: N rows, R users (one per request), H heads.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,18 +42,31 @@ class SecondStageRun:
 
 @dataclass(frozen=True)
 class EncodedExamples:
-    """Examples as tensors, encoded once: three sides, labels [N, H] and row weights [N]."""
+    """Examples as tensors, encoded once: users [R], posts [N] and crosses [N], labels [N, H] and row weights [N].
+
+    `user_of` [N] is each post's row of the users.
+    """
 
     user: EncodedSide
     post: EncodedSide
     cross: EncodedSide
+    user_of: Tensor
     labels: Tensor
     weights: Tensor | None
 
+    @property
+    def sides(self) -> tuple[EncodedSide, EncodedSide, EncodedSide, Tensor]:
+        """What the network is asked with."""
+        return self.user, self.post, self.cross, self.user_of
+
     def take(self, rows: Tensor) -> "EncodedExamples":
+        """The given rows, with each of their users once."""
         weights = None if self.weights is None else self.weights[rows]
         cross = self.cross.take(rows) if self.cross.num_rows > 1 else self.cross
-        return EncodedExamples(self.user.take(rows), self.post.take(rows), cross, self.labels[rows], weights)
+        users, user_of = self.user_of[rows].unique(return_inverse=True)
+        return EncodedExamples(
+            self.user.take(users), self.post.take(rows), cross, user_of, self.labels[rows], weights
+        )
 
 
 def encode_examples(spec: FeatureSpec, examples: Examples, heads: tuple[str, ...]) -> EncodedExamples:
@@ -62,21 +75,38 @@ def encode_examples(spec: FeatureSpec, examples: Examples, heads: tuple[str, ...
     if unknown:
         raise ValueError(f"heads {', '.join(unknown)} are no labels, expected some of {', '.join(HEADS)}")
     chosen = [HEADS.index(head) for head in heads]
+    users, user_of = examples.users()
     return EncodedExamples(
-        encode(spec, "user", examples.columns),
+        encode(spec, "user", users),
         encode(spec, "post", examples.columns),
         encode(spec, "cross", examples.columns),
+        torch.from_numpy(user_of),
         torch.from_numpy(np.ascontiguousarray(examples.labels[:, chosen])),
         None if examples.weights is None else torch.from_numpy(np.array(examples.weights, dtype=np.float32)),
     )
 
 
 def _forget_users(encoded: EncodedExamples, spec: FeatureSpec, train: Examples, share: float, seed: int) -> None:
-    rows = forgotten_rows(train.num_rows, share, seed)
+    """Whole requests forget whose they are: no post of theirs would know the user of the others."""
+    users = forgotten_rows(encoded.user.num_rows, share, seed)
+    rows = np.flatnonzero(np.isin(encoded.user_of.numpy(), users))
     unknown = as_unknown_users(train.take(rows))
-    encoded.user.overwrite(torch.from_numpy(rows), encode(spec, "user", unknown.columns))
+    encoded.user.overwrite(encoded.user_of[rows], encode(spec, "user", unknown.columns))
     if spec.side("cross"):
         encoded.cross.overwrite(torch.from_numpy(rows), encode(spec, "cross", unknown.columns))
+
+
+def rows_by_user(user_of: Tensor) -> Callable[[Tensor], Tensor]:
+    """Gives the rows of some users, one user's after the other's, of `user_of` [N]."""
+    order, counts = user_of.argsort(stable=True), torch.bincount(user_of)
+    first = counts.cumsum(0) - counts
+
+    def rows_of(users: Tensor) -> Tensor:
+        of_batch = counts[users]
+        within = torch.arange(int(of_batch.sum())) - (of_batch.cumsum(0) - of_batch).repeat_interleave(of_batch)
+        return order[first[users].repeat_interleave(of_batch) + within]
+
+    return rows_of
 
 
 @torch.no_grad()
@@ -86,7 +116,7 @@ def predict_logits(module: SecondStage, encoded: EncodedExamples) -> NDArray[np.
     parts = []
     for start in range(0, len(encoded.labels), PREDICT_ROWS):
         batch = encoded.take(torch.arange(start, min(start + PREDICT_ROWS, len(encoded.labels))))
-        parts.append(module(batch.user, batch.post, batch.cross))
+        parts.append(module(*batch.sides))
     found: NDArray[np.float32] = torch.cat(parts).numpy()
     return found
 
@@ -120,11 +150,12 @@ def fit_second_stage(
         module = SecondStage(spec, network, is_training=True)
         # A bias at the head's log odds: rare heads then need not learn their rate first.
         rates_H = encoded.labels.nanmean(0).nan_to_num(0.5).clamp(1e-5, 1 - 1e-5)
-        module.start_from(encoded.user, encoded.post, encoded.cross, rates_H)
+        module.start_from(*encoded.sides, rates_H)
+        rows_of = rows_by_user(encoded.user_of)
 
-        def loss_of(rows: Tensor) -> Tensor:
-            batch = encoded.take(rows)
-            logits = module.each(batch.user, batch.post, batch.cross)
+        def loss_of(users: Tensor) -> Tensor:
+            batch = encoded.take(rows_of(users))
+            logits = module.each(*batch.sides)
             losses = [masked_bce(found, batch.labels, head_weights_H, batch.weights) for found in logits]
             return torch.stack(losses).mean()
 
@@ -133,7 +164,10 @@ def fit_second_stage(
             loss = masked_bce(logits, valid_encoded.labels, head_weights_H, valid_encoded.weights)
             return {"valid_loss": float(loss)}
 
-        history = run_training(module, config.loop, train.num_rows, loss_of, validate, seed, progress)
+        # Whole requests make a batch, so that what they share is there to be shared.
+        num_users = encoded.user.num_rows
+        per_batch = max(1, round(config.loop.batch_size * num_users / train.num_rows))
+        history = run_training(module, config.loop, num_users, loss_of, validate, seed, progress, per_batch)
     later = encode_examples(spec, calibration, network.heads)
     calibrators = fit_calibrators(predict_logits(module, later), later.labels.numpy(), calibration.weights)
     probabilities = apply_calibrators(predict_logits(module, valid_encoded), calibrators)

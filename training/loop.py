@@ -1,12 +1,12 @@
 """The one training loop: batches, schedule, validation, early stopping, history.
 
-Dense weights learn by AdamW, embedding tables by row-wise Adagrad. The weights of the best validation
-are what remains.
+Dense weights learn by AdamW, embedding tables by row-wise Adagrad: pooled tables here, entry tables by themselves
+during the backward pass. The weights of the best validation are what remains.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from models.bundle import BundleKind, save_bundle
 from models.calibration import Calibrator
-from models.embeddings import table_modules
+from models.embeddings import EntryTables, table_modules
 from models.features import FeatureSpec
+from training.best_weights import BestWeights
 
 Progress = Callable[[int, int], None]
 """Told (steps done, steps planned); early stopping may end before the plan."""
@@ -133,13 +134,6 @@ def num_batches(num_rows: int, batch_size: int) -> int:
     return max(1, whole + (rest * 2 >= batch_size))
 
 
-@dataclass
-class _Best:
-    loss: float = math.inf
-    state: dict[str, Tensor] = field(default_factory=dict)
-    misses: int = 0
-
-
 def run_training(
     module: nn.Module,
     config: LoopConfig,
@@ -161,8 +155,10 @@ def run_training(
     per_epoch = num_batches(num_units, size)
     steps = per_epoch * config.max_epochs
     validate_every = max(1, per_epoch // config.validations_per_epoch)
-    tables = [p for part in table_modules(module).values() for p in part.parameters()]
-    is_table = {id(p) for p in tables}
+    parts = table_modules(module).values()
+    fused = [part for part in parts if isinstance(part, EntryTables)]
+    tables = [p for part in parts if not isinstance(part, EntryTables) for p in part.parameters()]
+    is_table = {id(p) for part in parts for p in part.parameters()}
     dense = [p for p in module.parameters() if id(p) not in is_table]
     optimisers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(dense, lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -172,42 +168,46 @@ def run_training(
     base_rates = [config.learning_rate, config.table_learning_rate]
     generator = torch.Generator().manual_seed(seed)
     history: list[dict[str, float]] = []
-    best, running, step = _Best(), 0.0, 0
-    since = 0
-    for epoch in range(config.max_epochs):
-        for rows in shuffled_batches(num_units, size, generator):
-            factor = rate_factor(config, step, steps, per_epoch)
-            for optimiser, rate in zip(optimisers, base_rates, strict=False):
-                optimiser.param_groups[0]["lr"] = rate * factor
-            module.train()
-            loss = loss_of(rows)
-            for p in (*dense, *tables):
-                p.grad = None
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(dense, config.max_gradient_norm)
-            for optimiser in optimisers:
-                optimiser.step()
-            running, since, step = running + float(loss.detach()), since + 1, step + 1
-            if progress is not None:
-                progress(step, steps)
-            if step % validate_every and step != steps:
-                continue
-            entry = {"step": float(step), "epoch": epoch + 1.0, "learning_rate": config.learning_rate * factor}
-            entry |= {"train_loss": running / since} | _validated(module, validate)
-            history.append(entry)
-            running, since = 0.0, 0
-            if entry["valid_loss"] < best.loss:
-                best = _Best(entry["valid_loss"], {k: v.clone() for k, v in module.state_dict().items()})
-            else:
-                best.misses += 1
-            if best.misses >= config.patience:
+    best_loss, misses = math.inf, 0
+    running, since, step = 0.0, 0, 0
+    with BestWeights(module) as best:
+        for epoch in range(config.max_epochs):
+            for rows in shuffled_batches(num_units, size, generator):
+                factor = rate_factor(config, step, steps, per_epoch)
+                for optimiser, rate in zip(optimisers, base_rates, strict=False):
+                    optimiser.param_groups[0]["lr"] = rate * factor
+                for part in fused:
+                    part.set_learning_rate(config.table_learning_rate * factor)
+                module.train()
+                loss = loss_of(rows)
+                for p in (*dense, *tables):
+                    p.grad = None
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(dense, config.max_gradient_norm)
+                for optimiser in optimisers:
+                    optimiser.step()
+                running, since, step = running + float(loss.detach()), since + 1, step + 1
+                if progress is not None:
+                    progress(step, steps)
+                if step % validate_every and step != steps:
+                    continue
+                entry = {"step": float(step), "epoch": epoch + 1.0, "learning_rate": config.learning_rate * factor}
+                entry |= {"train_loss": running / since} | _validated(module, validate)
+                history.append(entry)
+                running, since = 0.0, 0
+                if entry["valid_loss"] < best_loss:
+                    best_loss, misses = entry["valid_loss"], 0
+                    best.keep()
+                else:
+                    misses += 1
+                if misses >= config.patience:
+                    break
+            if misses >= config.patience:
                 break
-        if best.misses >= config.patience:
-            break
+        if math.isfinite(best_loss):
+            best.restore()
     if progress is not None:
         progress(steps, steps)
-    if best.state:
-        module.load_state_dict(best.state)
     module.eval()
     return tuple(history)
 
