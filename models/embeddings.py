@@ -7,14 +7,14 @@ Legend: B rows, L entries per row, D width of the feature's table.
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.features import FeatureSpec, Table
+from models.features import FeatureSpec
 from models.fused import FusedTable
 
 SPARSE_GRADIENT_VALUES = 4_000_000

@@ -26,7 +26,7 @@ class FusedTable(nn.Module):
         super().__init__()
         if dim % WIDTH_MULTIPLE:
             raise ValueError(f"table {name} is {dim} wide; the kernel wants a multiple of {WIDTH_MULTIPLE}")
-        self.kernel: Any = _kernel(num_rows, dim)
+        self.kernel = _kernel(num_rows, dim)
         self.kernel.init_embedding_weights_uniform(-(num_rows**-0.5), num_rows**-0.5)
 
     @property
@@ -48,16 +48,15 @@ class FusedTable(nn.Module):
         return vectors_MD
 
 
-def _kernel(num_rows: int, dim: int) -> nn.Module:
+def _kernel(num_rows: int, dim: int) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the import warns of GPU-only parts
         from fbgemm_gpu import split_table_batched_embeddings_ops_common as common
         from fbgemm_gpu import split_table_batched_embeddings_ops_training as training
-    kernel: nn.Module = training.SplitTableBatchedEmbeddingBagsCodegen(
+    return training.SplitTableBatchedEmbeddingBagsCodegen(
         [(num_rows, dim, common.EmbeddingLocation.HOST, training.ComputeDevice.CPU)],
         optimizer=training.OptimType.EXACT_ROWWISE_ADAGRAD,
         pooling_mode=common.PoolingMode.SUM,
         bounds_check_mode=common.BoundsCheckMode.FATAL,
         eps=EPSILON,
     )
-    return kernel

@@ -13,30 +13,31 @@ from torch import Tensor
 class RequestGrid:
     """Posts [B] in a grid [P, C]: a line per request, several for a request with far more posts than the others."""
 
-    request_B: Tensor
-    slot_B: Tensor
-    """Place of each post in the grid, lines first."""
-    request_P: Tensor | None
-    """Request of each line; None where the lines are the requests."""
+    request_of: Tensor
+    """[B] request of each post."""
+    slot: Tensor
+    """[B] place of each post in the grid, lines first."""
+    request_of_line: Tensor | None
+    """[P] request of each line; None where the lines are the requests."""
     num_lines: int
     num_columns: int
 
     def repeat(self, requests: Tensor) -> Tensor:
         """[R, ...] to [B, ...]."""
-        return requests.index_select(0, self.request_B)
+        return requests.index_select(0, self.request_of)
 
     def lines(self, requests: Tensor) -> Tensor:
         """[R, ...] to [P, ...]."""
-        return requests if self.request_P is None else requests.index_select(0, self.request_P)
+        return requests if self.request_of_line is None else requests.index_select(0, self.request_of_line)
 
     def spread(self, posts: Tensor) -> Tensor:
         """[B, ...] to [P, C, ...], zeros where no post is."""
         empty = posts.new_zeros(self.num_lines * self.num_columns, *posts.shape[1:])
-        return empty.index_copy(0, self.slot_B, posts).unflatten(0, (self.num_lines, self.num_columns))
+        return empty.index_copy(0, self.slot, posts).view(self.num_lines, self.num_columns, *posts.shape[1:])
 
     def collect(self, grid: Tensor) -> Tensor:
         """[P, C, ...] to [B, ...]."""
-        return grid.flatten(0, 1).index_select(0, self.slot_B)
+        return grid.flatten(0, 1).index_select(0, self.slot)
 
 
 def request_grid(request_B: Tensor | None, num_requests: int, num_posts: int) -> RequestGrid:

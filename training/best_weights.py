@@ -2,6 +2,7 @@
 
 import tempfile
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ class BestWeights:
         odd = [tuple(w.shape) for w in self._weights if not w.is_contiguous()]
         if odd:
             raise ValueError(f"weights of shape {odd[0]} are not contiguous and cannot be written as they lie")
-        self._file = tempfile.TemporaryFile()
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115, closed on exit
 
     def __enter__(self) -> "BestWeights":
         return self
@@ -35,10 +36,11 @@ class BestWeights:
         """Puts the kept weights back."""
         self._file.seek(0)
         for weight in self._weights:
-            if self._file.readinto(_bytes(weight)) != weight.nbytes:  # type: ignore[attr-defined]
+            if self._file.readinto(_bytes(weight)) != weight.nbytes:
                 raise OSError(f"the best weights in {tempfile.gettempdir()} were cut short; train again")
 
 
 def _bytes(weight: Tensor) -> memoryview:
     """The weight's own memory; empty weights and scalars too."""
-    return memoryview(weight.view(-1).view(torch.uint8).numpy()).cast("B")
+    flat: Any = weight.view(-1).view(torch.uint8).numpy()
+    return memoryview(flat)

@@ -5,6 +5,7 @@ Legend: N rows, R users (one per request), H heads.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -36,6 +37,8 @@ class SecondStageRun:
         default_factory=lambda: dict.fromkeys(HEADS, 1.0) | {"click": 2.0, "long_view": 2.0, "like": 2.0}
     )
     """Weight of each head's loss; they are scaled to sum to 1."""
+    batches_of: Literal["requests", "rows"] = "requests"
+    """Whole requests share what they have in common; rows at random have hardly two of one request in a batch."""
     unknown_user_share: float = 0.02
     """Share of the training rows that are learnt as if the user had never been met."""
 
@@ -63,10 +66,8 @@ class EncodedExamples:
         """The given rows, with each of their users once."""
         weights = None if self.weights is None else self.weights[rows]
         cross = self.cross.take(rows) if self.cross.num_rows > 1 else self.cross
-        users, user_of = self.user_of[rows].unique(return_inverse=True)
-        return EncodedExamples(
-            self.user.take(users), self.post.take(rows), cross, user_of, self.labels[rows], weights
-        )
+        users, user_of = torch.unique(self.user_of[rows], return_inverse=True)
+        return EncodedExamples(self.user.take(users), self.post.take(rows), cross, user_of, self.labels[rows], weights)
 
 
 def encode_examples(spec: FeatureSpec, examples: Examples, heads: tuple[str, ...]) -> EncodedExamples:
@@ -151,10 +152,10 @@ def fit_second_stage(
         # A bias at the head's log odds: rare heads then need not learn their rate first.
         rates_H = encoded.labels.nanmean(0).nan_to_num(0.5).clamp(1e-5, 1 - 1e-5)
         module.start_from(*encoded.sides, rates_H)
-        rows_of = rows_by_user(encoded.user_of)
+        rows_of = rows_by_user(encoded.user_of if config.batches_of == "requests" else torch.arange(train.num_rows))
 
-        def loss_of(users: Tensor) -> Tensor:
-            batch = encoded.take(rows_of(users))
+        def loss_of(units: Tensor) -> Tensor:
+            batch = encoded.take(rows_of(units))
             logits = module.each(*batch.sides)
             losses = [masked_bce(found, batch.labels, head_weights_H, batch.weights) for found in logits]
             return torch.stack(losses).mean()
@@ -164,10 +165,9 @@ def fit_second_stage(
             loss = masked_bce(logits, valid_encoded.labels, head_weights_H, valid_encoded.weights)
             return {"valid_loss": float(loss)}
 
-        # Whole requests make a batch, so that what they share is there to be shared.
-        num_users = encoded.user.num_rows
-        per_batch = max(1, round(config.loop.batch_size * num_users / train.num_rows))
-        history = run_training(module, config.loop, num_users, loss_of, validate, seed, progress, per_batch)
+        num_units = encoded.user.num_rows if config.batches_of == "requests" else train.num_rows
+        per_batch = max(1, round(config.loop.batch_size * num_units / max(1, train.num_rows)))
+        history = run_training(module, config.loop, num_units, loss_of, validate, seed, progress, per_batch)
     later = encode_examples(spec, calibration, network.heads)
     calibrators = fit_calibrators(predict_logits(module, later), later.labels.numpy(), calibration.weights)
     probabilities = apply_calibrators(predict_logits(module, valid_encoded), calibrators)

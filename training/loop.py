@@ -1,11 +1,10 @@
 """The one training loop: batches, schedule, validation, early stopping, history.
 
-Dense weights learn by AdamW, embedding tables by row-wise Adagrad: pooled tables here, entry tables by themselves
-during the backward pass. The weights of the best validation are what remains.
+The weights of the best validation are what remains.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +16,9 @@ from torch import Tensor, nn
 
 from models.bundle import BundleKind, save_bundle
 from models.calibration import Calibrator
-from models.embeddings import EntryTables, table_modules
 from models.features import FeatureSpec
 from training.best_weights import BestWeights
+from training.optimisers import Optimisers
 
 Progress = Callable[[int, int], None]
 """Told (steps done, steps planned); early stopping may end before the plan."""
@@ -79,36 +78,6 @@ class FittedModel:
         return parent / bundle_id
 
 
-class RowwiseAdagrad(torch.optim.Optimizer):
-    """Adagrad with one accumulator per row of a table; takes dense and sparse gradients.
-
-    Source: the optimiser that TorchRec fuses into its GPU kernels (EXACT_ROWWISE_ADAGRAD).
-    """
-
-    def __init__(self, params: Sequence[nn.Parameter], lr: float, eps: float = 1e-8) -> None:
-        super().__init__(params, {"lr": lr, "eps": eps})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update; rows without gradient stay."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["sum"] = torch.zeros(p.shape[0])
-                if p.grad.is_sparse:
-                    grad = p.grad.coalesce()
-                    rows, values = grad.indices()[0], grad.values()
-                    state["sum"].index_add_(0, rows, values.square().mean(1))
-                    scale = state["sum"][rows].sqrt().add_(group["eps"]).unsqueeze(1)
-                    p.index_add_(0, rows, values / scale, alpha=-group["lr"])
-                else:
-                    state["sum"].add_(p.grad.square().mean(1))
-                    p.addcdiv_(p.grad, state["sum"].sqrt().add_(group["eps"]).unsqueeze(1), value=-group["lr"])
-
-
 def rate_factor(config: LoopConfig, step: int, steps: int, steps_per_epoch: int) -> float:
     """What the learning rate is multiplied by at `step` (from 0) of `steps`."""
     warmup = max(1, int(config.warmup_share * steps))
@@ -155,17 +124,9 @@ def run_training(
     per_epoch = num_batches(num_units, size)
     steps = per_epoch * config.max_epochs
     validate_every = max(1, per_epoch // config.validations_per_epoch)
-    parts = table_modules(module).values()
-    fused = [part for part in parts if isinstance(part, EntryTables)]
-    tables = [p for part in parts if not isinstance(part, EntryTables) for p in part.parameters()]
-    is_table = {id(p) for part in parts for p in part.parameters()}
-    dense = [p for p in module.parameters() if id(p) not in is_table]
-    optimisers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(dense, lr=config.learning_rate, weight_decay=config.weight_decay)
-    ]
-    if tables:
-        optimisers.append(RowwiseAdagrad(tables, lr=config.table_learning_rate))
-    base_rates = [config.learning_rate, config.table_learning_rate]
+    optimisers = Optimisers(
+        module, config.learning_rate, config.table_learning_rate, config.weight_decay, config.max_gradient_norm
+    )
     generator = torch.Generator().manual_seed(seed)
     history: list[dict[str, float]] = []
     best_loss, misses = math.inf, 0
@@ -174,18 +135,9 @@ def run_training(
         for epoch in range(config.max_epochs):
             for rows in shuffled_batches(num_units, size, generator):
                 factor = rate_factor(config, step, steps, per_epoch)
-                for optimiser, rate in zip(optimisers, base_rates, strict=False):
-                    optimiser.param_groups[0]["lr"] = rate * factor
-                for part in fused:
-                    part.set_learning_rate(config.table_learning_rate * factor)
                 module.train()
                 loss = loss_of(rows)
-                for p in (*dense, *tables):
-                    p.grad = None
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(dense, config.max_gradient_norm)
-                for optimiser in optimisers:
-                    optimiser.step()
+                optimisers.step(loss, factor)
                 running, since, step = running + float(loss.detach()), since + 1, step + 1
                 if progress is not None:
                     progress(step, steps)

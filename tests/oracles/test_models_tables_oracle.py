@@ -7,9 +7,9 @@ import torch
 from models.embeddings import EntryTables, PlainTables, PooledTables, export_state
 from models.encode import encode
 from models.features import Feature, FeatureSpec
+from models.history import TargetAttention
 from models.inputs import indexed_rows
 from models.losses import sampled_softmax
-from models.history import TargetAttention
 from models.request_grid import request_grid
 from models.second_stage import CrossLayers
 from tests.planted_examples import examples, spec_of
