@@ -29,8 +29,8 @@ from core.workspace import Workspace
 from models.features import FeatureSpec, fit_spec
 from models.losses import masked_bce
 from models.second_stage import SecondStage, SecondStageConfig
+from training.encoded_examples import EncodedExamples, encode_examples, rows_by_user
 from training.examples import Examples, RequestColumns
-from training.fit_second_stage import EncodedExamples, encode_examples, rows_by_user
 from training.loop import LoopConfig
 from training.optimisers import Optimisers
 from training.recipes import second_stage
@@ -39,9 +39,10 @@ from training.set_files import ExampleSet
 SCALE = {True: 0.03, False: 0.1}
 NUM_STEPS = {True: 3, False: 7}
 BATCH = 1_024
-HEADLINE = "transformer"
+Encoder = Literal["none", "transformer", "hstu"]
+HEADLINE: Encoder = "transformer"
 LENGTHS = {True: (50,), False: (50, 200)}
-ENCODERS: dict[bool, tuple[Literal["none", "transformer", "hstu"], ...]] = {
+ENCODERS: dict[bool, tuple[Encoder, ...]] = {
     True: ("none", HEADLINE),
     False: ("none", HEADLINE, "hstu"),
 }
@@ -62,19 +63,19 @@ class Case:
 class Run:
     """One side of a case: a network that takes a step per batch and remembers its losses."""
 
-    def __init__(self, case: Case, config: SecondStageConfig, batches: list[Callable[[], EncodedExamples]]) -> None:
-        self.batches, self.losses = batches, list[float]()
+    def __init__(self, case: Case, config: SecondStageConfig, batch_at: Callable[[int], EncodedExamples]) -> None:
+        self.batch_at, self.losses = batch_at, list[float]()
         torch.manual_seed(0)
         self.module = SecondStage(case.spec, config, is_training=True).train()
         loop = LoopConfig()
         self.optimisers = Optimisers(
             self.module, loop.learning_rate, loop.table_learning_rate, loop.weight_decay, loop.max_gradient_norm
         )
-        first = batches[0]()
+        first = batch_at(0)
         self.module.start_from(*first.sides, torch.full((len(config.heads),), 0.05))
 
     def step(self, place: int) -> None:
-        batch = self.batches[place]()
+        batch = self.batch_at(place)
         logits = self.module.each(*batch.sides)
         loss: Tensor = torch.stack([masked_bce(found, batch.labels, None, batch.weights) for found in logits]).mean()
         self.optimisers.step(loss)
@@ -107,20 +108,18 @@ def make_case(folder: Path, workspace: Workspace, length: int, num_steps: int) -
     return Case(length, shared, repeated, batches, fit_spec(features, rows.columns))
 
 
-def measure(case: Case, encoder: Literal["none", "transformer", "hstu"]) -> dict[str, float]:
+def measure(case: Case, encoder: Encoder) -> dict[str, float]:
     """Examples per second of the three ways, which take turns, and the largest difference of their losses."""
     config = SecondStageConfig(history_length=case.length, history_encoder=encoder, dropout=0.0)
 
-    def from_files(stored: ExampleSet) -> list[Callable[[], EncodedExamples]]:
+    def from_files(stored: ExampleSet) -> Callable[[int], EncodedExamples]:
         examples = stored.examples("train")
-        return [
-            lambda rows=rows: encode_examples(case.spec, examples.take(rows), config.heads) for rows in case.batches
-        ]  # type: ignore[misc]
+        return lambda place: encode_examples(case.spec, examples.take(case.batches[place]), config.heads)
 
     shared, repeated = from_files(case.shared), from_files(case.repeated)
-    encoded = [batch() for batch in shared]
-    in_memory: list[Callable[[], EncodedExamples]] = [lambda batch=batch: batch for batch in encoded]  # type: ignore[misc]
-    runs = {name: Run(case, config, b) for name, b in (("stock", repeated), ("ours", shared), ("floor", in_memory))}
+    encoded = [shared(place) for place in range(len(case.batches))]
+    ways = {"stock": repeated, "ours": shared, "floor": encoded.__getitem__}
+    runs = {name: Run(case, config, batch_at) for name, batch_at in ways.items()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for place in range(len(case.batches)):
         for name, run in runs.items():
@@ -176,13 +175,13 @@ def between_ranks(case: Case) -> dict[str, float]:
 
 
 def show(raw: dict[str, Any], is_quick: bool) -> None:
-    rows = [
-        [f"{encoder}, history of {length}", *(f"{raw[length][encoder][f'{w}_examples_per_second']:,.0f}" for w in ways)]
-        + [f"{raw[length][encoder]['ratio_to_stock']:.2f}x", f"{raw[length][encoder]['max_loss_difference']:.0e}"]
-        for ways in [("stock", "ours", "floor")]
-        for length in raw
-        for encoder in ENCODERS[is_quick]
-    ]
+    rows = []
+    for length in raw:
+        for encoder in ENCODERS[is_quick]:
+            one = raw[length][encoder]
+            rates = [f"{one[f'{way}_examples_per_second']:,.0f}" for way in ("stock", "ours", "floor")]
+            difference = f"{one['max_loss_difference']:.0e}"
+            rows.append([f"{encoder}, history of {length}", *rates, f"{one['ratio_to_stock']:.2f}x", difference])
     headings = ["examples/s", "once per row", "once per request", "in memory", "ratio", "losses differ by"]
     print_table(f"Second stage, batches of {BATCH:,} examples", headings, rows)
     ratio = min(raw[length][HEADLINE]["ratio_to_stock"] for length in raw)

@@ -26,7 +26,7 @@ HISTORY = ("post_ids", "creator_ids", "topic_ids", "kinds")
 
 
 def build_world(folder: Path, scale: float) -> Workspace:
-    """The workspace of a world of `scale`, with features and the second stage's training set, by the rooms' commands."""
+    """The workspace of a world with features and the second stage's set, made by the rooms' commands."""
     environment = os.environ | {"VITRINE_VAR_DIR": str(folder), "VITRINE_DATASET": "world", "OMP_NUM_THREADS": "1"}
     for command in (
         ("events", "generate", "--preset", "world", "--scale", str(scale)),
@@ -62,7 +62,9 @@ def histories(
     log = {name: read.format(workspace.log, name) for name in ("impressions", "engagements", "posts")}
     with duckdb.connect() as connection:
         seen = connection.sql(f"""
-            WITH topics AS (SELECT post_id, arg_max(topic_id, event_at) AS topic_id FROM ({log["posts"]}) GROUP BY post_id)
+            WITH topics AS (
+                SELECT post_id, arg_max(topic_id, event_at) AS topic_id FROM ({log["posts"]}) GROUP BY post_id
+            )
             SELECT i.user_id, i.post_id, i.creator_id, coalesce(topic_id, -1) AS topic_id,
                    coalesce(min(list_position([{kinds}], e.kind)) - 1, {SEEN}) AS kind,
                    greatest(epoch(i.known_at), coalesce(epoch(max(e.known_at)), 0)) AS known_at

@@ -14,11 +14,11 @@ from statistics import median
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch import multiprocessing
 
 from models.features import FeatureSpec
 from models.inputs import indexed_rows
-from training.fit_second_stage import EncodedExamples
+from training.encoded_examples import EncodedExamples
 
 NUM_RANKS = 2
 REPEATS = 5
@@ -46,7 +46,7 @@ def exchange(spec: FeatureSpec, by_rank: Sequence[Lookups]) -> tuple[int, float]
     """Bytes that both ranks send each other for a batch each, and the median seconds that it takes them."""
     shapes = {t.name: Shape(t.num_rows, t.dim) for t in spec.tables}
     with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(_rank, (Path(folder), shapes, list(by_rank)), nprocs=NUM_RANKS, start_method="spawn")
+        multiprocessing.spawn(_rank, (Path(folder), shapes, list(by_rank)), nprocs=NUM_RANKS)  # type: ignore[attr-defined, no-untyped-call]
         found = [np.load(Path(folder) / f"{rank}.npy") for rank in range(NUM_RANKS)]
     return int(sum(sent for sent, _ in found)), float(max(seconds for _, seconds in found))
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.schema import HEADS
-from models.bins import EDGE_ROWS, NumericBins
+from models.bins import NumericBins
 from models.embeddings import EntryTables, PlainTables
 from models.encode import EncodedSide
 from models.features import SIDES, FeatureSpec, Side
@@ -106,8 +106,8 @@ class SecondStage(nn.Module):
         self, user: EncodedSide, post: EncodedSide, cross: EncodedSide, user_of: Tensor, rates_H: Tensor
     ) -> None:
         """Sets what training rows decide before the first step: bin edges, and biases at each head's rate."""
-        few_B = user_of[:: max(1, len(user_of) // EDGE_ROWS)]  # a request counts as often as it has posts
-        numeric = {"user": user.numeric.index_select(0, few_B), "post": post.numeric, "cross": cross.numeric}
+        # A request counts as often as it has posts.
+        numeric = {"user": user.numeric.index_select(0, user_of), "post": post.numeric, "cross": cross.numeric}
         for network in self._networks():
             for side, bins in network.side_bins().items():
                 bins.fit_edges(numeric[side])

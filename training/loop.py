@@ -5,9 +5,10 @@ The weights of the best validation are what remains.
 
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from models.features import FeatureSpec
 from training.best_weights import BestWeights
 from training.optimisers import Optimisers
 
+T = TypeVar("T")
+MIXED_BLOCKS = 64
 Progress = Callable[[int, int], None]
 """Told (steps done, steps planned); early stopping may end before the plan."""
 
@@ -88,13 +91,38 @@ def rate_factor(config: LoopConfig, step: int, steps: int, steps_per_epoch: int)
     return config.decay ** (step // steps_per_epoch) if config.schedule == "exponential" else 1.0
 
 
-def shuffled_batches(num_rows: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Row numbers of one epoch in random order; the rest that fills no half batch is left out."""
-    order = torch.randperm(num_rows, generator=generator)
+def shuffled_batches(num_rows: int, batch_size: int, generator: torch.Generator, block: int = 0) -> Iterator[Tensor]:
+    """Row numbers of one epoch in random order; the rest that fills no half batch is left out.
+
+    With a `block`, rows are mixed within groups of blocks of so many neighbours, so that files are read in pieces.
+    """
+    order = _order_of_blocks(num_rows, block, generator) if block else torch.randperm(num_rows, generator=generator)
     for start in range(0, num_rows, batch_size):
         batch = order[start : start + batch_size]
         if len(batch) * 2 >= batch_size or num_rows < batch_size:
             yield batch
+
+
+def _order_of_blocks(num_rows: int, block: int, generator: torch.Generator) -> Tensor:
+    blocks = torch.randperm(-(-num_rows // block), generator=generator)
+    groups = []
+    for together in torch.split(blocks, MIXED_BLOCKS):
+        rows = (together[:, None] * block + torch.arange(block)).flatten()
+        rows = rows[rows < num_rows]
+        groups.append(rows[torch.randperm(len(rows), generator=generator)])
+    return torch.cat(groups)
+
+
+def prepared_ahead(batches: Iterator[Tensor], prepare: Callable[[Tensor], T]) -> Iterator[T]:
+    """What `prepare` makes of each batch, in order, made in the background while the one before is in use."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        coming: Future[T] | None = None
+        for batch in batches:
+            ready, coming = coming, pool.submit(prepare, batch)
+            if ready is not None:
+                yield ready.result()
+        if coming is not None:
+            yield coming.result()
 
 
 def num_batches(num_rows: int, batch_size: int) -> int:
@@ -107,16 +135,19 @@ def run_training(
     module: nn.Module,
     config: LoopConfig,
     num_units: int,
-    loss_of: Callable[[Tensor], Tensor],
+    loss_of: Callable[[Any], Tensor],
     validate: Callable[[], dict[str, float]],
     seed: int,
     progress: Progress | None = None,
     units_per_batch: int | None = None,
+    prepare: Callable[[Tensor], Any] = lambda units: units,
+    block: int = 0,
 ) -> tuple[dict[str, float], ...]:
     """Trains in place, restores the best weights, gives the history.
 
-    `loss_of(rows)` is the loss of one batch of unit numbers (rows, or requests); `validate()` must
-    give `valid_loss`. Uses torch's global generator only inside the caller's fork of it.
+    `loss_of` is the loss of one batch: of what `prepare`, in another thread, makes of unit numbers (rows, or
+    requests), the numbers themselves unless given. `validate()` must give `valid_loss`. `block`: `shuffled_batches`.
+    Uses torch's global generator only inside the caller's fork of it.
     """
     if num_units == 0:
         raise ValueError("no examples to train on; check the splits of the training set")
@@ -133,10 +164,10 @@ def run_training(
     running, since, step = 0.0, 0, 0
     with BestWeights(module) as best:
         for epoch in range(config.max_epochs):
-            for rows in shuffled_batches(num_units, size, generator):
+            for batch in prepared_ahead(shuffled_batches(num_units, size, generator, block), prepare):
                 factor = rate_factor(config, step, steps, per_epoch)
                 module.train()
-                loss = loss_of(rows)
+                loss = loss_of(batch)
                 optimisers.step(loss, factor)
                 running, since, step = running + float(loss.detach()), since + 1, step + 1
                 if progress is not None:

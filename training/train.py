@@ -16,7 +16,7 @@ from core.schema import HEADS
 from core.settings import Settings
 from models.bundle import SecondStageBundle, load_bundle
 from models.calibration import apply_calibrators
-from models.features import SIDES, fit_spec
+from models.features import FIT_ROWS, SIDES, fit_spec
 from models.metrics import head_metrics
 from training import recipes
 from training.examples import Examples
@@ -115,7 +115,8 @@ def _fit(
     if recipe.row_weights == "balanced":
         click = train.labels[:, HEADS.index("click")]
         train = replace(train, weights=balancing_weights(np.asarray(click)))
-    spec = fit_spec(recipe.features, train.columns)
+    few = train.take(slice(None, None, max(1, -(-train.num_rows // FIT_ROWS))))
+    spec = fit_spec(recipe.features, few.columns)
     rest = (recipe.seed, progress, settings.num_threads)
     if isinstance(recipe.run, RetrievalConfig):
         return fit_retrieval(train, validation, spec, recipe.run, *rest)

@@ -8,7 +8,7 @@ import torch
 from models.history import oldest_first
 from models.second_stage import SecondStage, SecondStageConfig
 from tests.planted_examples import examples, spec_of
-from training.fit_second_stage import encode_examples
+from training.encoded_examples import encode_examples
 
 NETWORK = SecondStageConfig(
     heads=("click", "like"), cross_rank=4, trunk=(16, 8), head_hidden=4, history_length=6, history_dim=8, dropout=0.0
@@ -63,7 +63,7 @@ def test_both_ways_learn_the_same(requests, encoder):
 @pytest.mark.parametrize("encoder", ENCODERS[1:])
 def test_entries_know_of_those_before_them(requests, encoder):
     """The second-newest entry changes what an encoder says of the newest."""
-    data, shared = requests
+    data, _ = requests
     attention = network(data, encoder).networks[0].attention[0].encoder
     entries = torch.randn(2, 6, 20)
     is_entry = torch.tensor([[True] * 3 + [False] * 3, [False] * 6])

@@ -32,7 +32,7 @@ def test_each_request_keeps_its_value_and_a_second_one_is_refused():
     np.testing.assert_array_equal(found["user__a"], [1.0, np.nan])
     assert found["user__b"].tolist() == [[1, 2], [3, 4]]
     values["user__b"][1, 1] = 7
-    with pytest.raises(FeatureStoreError, match=r"user__b of request 50 .* two|user__b of request 50"):
+    with pytest.raises(FeatureStoreError, match="user__b of request 50"):
         once_per_request(values, place, np.array([50, 50, 60]))
 
 
