@@ -223,12 +223,14 @@ test-long: $(VENV)/.installed-dev ## the tests that take minutes
 	$(BIN)/pytest -q -m long
 
 .PHONY: bench
-bench: $(VENV)/.installed-dev ## speed and memory beside stock Feast and the bare floor (QUICK=--quick)
+bench: $(VENV)/.installed-dev ## speed and memory beside the stock way and the bare floor (QUICK=--quick)
 	$(PY) -m benchmarks.online_read $(QUICK)
 	$(PY) -m benchmarks.materialize $(QUICK)
 	$(PY) -m benchmarks.materialize_memory $(QUICK)
 	$(PY) -m benchmarks.point_in_time $(QUICK)
 	$(PY) -m benchmarks.feature_build $(QUICK)
+	$(PY) -m benchmarks.dedup $(QUICK)
+	$(PY) -m benchmarks.train_speed $(QUICK)
 
 .PHONY: stop clean
 stop: ## stop the embedded Redis

@@ -30,8 +30,9 @@ def from_disk(scale: float, is_quick: bool) -> dict[str, float]:
         workspace = build_world(Path(folder), scale)
         train = load_set(workspace.training_sets, "second_stage").examples("train")
         spec = fit_spec(second_stage(train.columns).features, train.columns).cut(run.network.history_length)
-        sources = {
-            "memory": (encode_examples(spec, train, run.network.heads), 0),
+        in_memory = encode_examples(spec, train, run.network.heads)
+        sources: dict[str, tuple[EncodedExamples | StoredExamples, int]] = {
+            "memory": (in_memory, 0),
             "files": (StoredExamples(spec, train, run.network.heads), BLOCK_UNITS),
         }
         torch.manual_seed(0)
@@ -40,16 +41,13 @@ def from_disk(scale: float, is_quick: bool) -> dict[str, float]:
         optimisers = Optimisers(
             module, loop.learning_rate, loop.table_learning_rate, loop.weight_decay, loop.max_gradient_norm
         )
-        user_of = sources["memory"][0].user_of
-        rows_of, num_users = rows_by_user(user_of), int(user_of.max()) + 1
+        rows_of, num_users = rows_by_user(in_memory.user_of), in_memory.user.num_rows
         per_batch = round(loop.batch_size * num_users / train.num_rows)
 
         def turn(source: EncodedExamples | StoredExamples, block: int, seed: int) -> int:
             drawn = shuffled_batches(num_users, per_batch, torch.Generator().manual_seed(seed), block)
-            num_rows = 0
-            for batch in prepared_ahead(
-                islice(drawn, NUM_BATCHES[is_quick]), lambda users: source.take(rows_of(users))
-            ):
+            few, num_rows = islice(drawn, NUM_BATCHES[is_quick]), 0
+            for batch in prepared_ahead(few, lambda users: source.take(rows_of(users))):
                 optimisers.step(masked_bce(module.each(*batch.sides)[0], batch.labels))
                 num_rows += len(batch.labels)
             return num_rows
