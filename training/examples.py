@@ -43,10 +43,13 @@ class RequestColumns(Mapping[str, NDArray[Any]]):
         needed, user_of = np.unique(self.user_of[rows], return_inverse=True)
         is_range = len(needed) > 0 and needed[-1] - needed[0] + 1 == len(needed)
         users: NDArray[Any] | slice = slice(int(needed[0]), int(needed[-1]) + 1) if is_range else needed
-        return RequestColumns(_taken(self.own, rows), _taken(self.users, users), user_of)
+        return RequestColumns(taken(self.own, rows), taken(self.users, users), user_of)
 
 
-def _taken(columns: Columns, rows: NDArray[Any] | slice) -> Columns:
+def taken(columns: Columns, rows: NDArray[Any] | slice) -> Columns:
+    """The given rows of every column; users stay shared where they were."""
+    if isinstance(columns, RequestColumns):
+        return columns.take(rows)
     return {name: values[rows] for name, values in columns.items()}
 
 
@@ -97,7 +100,7 @@ class Examples:
     def take(self, rows: NDArray[Any] | slice) -> "Examples":
         """The given rows, in the order given; copies, unless `rows` is a slice."""
         return Examples(
-            self.columns.take(rows) if isinstance(self.columns, RequestColumns) else _taken(self.columns, rows),
+            taken(self.columns, rows),
             self.labels[rows],
             self.user_ids[rows],
             self.post_ids[rows],

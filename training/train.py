@@ -19,7 +19,7 @@ from models.calibration import apply_calibrators
 from models.features import FIT_ROWS, SIDES, fit_spec
 from models.metrics import head_metrics
 from training import recipes
-from training.examples import Examples
+from training.examples import Examples, taken
 from training.fit_first_stage import FirstStageRun, fit_first_stage
 from training.fit_retrieval import RetrievalConfig, fit_retrieval
 from training.fit_second_stage import fit_second_stage
@@ -175,7 +175,8 @@ def predict_logits(bundle: SecondStageBundle, columns: Mapping[str, Any]) -> NDA
     parts = []
     for start in range(0, num_rows, PREDICT_ROWS):
         rows = slice(start, start + PREDICT_ROWS)
-        user, post, cross = ({name: columns[name][rows] for name in names[side]} for side in SIDES)
+        few = taken(columns, rows)
+        user, post, cross = ({name: few[name] for name in names[side]} for side in SIDES)
         parts.append(bundle.logits(user, post, cross))
     return np.concatenate(parts) if parts else np.empty((0, len(bundle.heads)), dtype=np.float32)
 
