@@ -23,6 +23,7 @@ from training.optimisers import Optimisers
 
 T = TypeVar("T")
 MIXED_BLOCKS = 64
+"""Blocks of neighbours whose rows are mixed; more mix better and read more of the files at once."""
 Progress = Callable[[int, int], None]
 """Told (steps done, steps planned); early stopping may end before the plan."""
 
