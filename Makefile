@@ -126,7 +126,7 @@ train: $(S)/first-stage ## point-in-time training sets and the three models
 .PHONY: sets
 sets: $(S)/sets ## training sets joined at impression time, and their gate
 
-SETS := $(addprefix training/,sets.py set_files.py example_rows.py labels.py splits.py sampling.py catalogue.py recipe_features.py)
+SETS := $(addprefix training/,sets.py set_files.py example_rows.py labels.py splits.py sampling.py catalogue.py recipe_features.py user_rows.py)
 
 $(S)/sets: $(S)/apply $(SETS)
 	$(PY) -m training sets
@@ -223,13 +223,15 @@ test-long: $(VENV)/.installed-dev ## the tests that take minutes
 	$(BIN)/pytest -q -m long
 
 .PHONY: bench
-bench: $(VENV)/.installed-dev ## speed and memory beside stock Feast and the bare floor (QUICK=--quick)
+bench: $(VENV)/.installed-dev ## speed and memory beside the stock way and the bare floor (QUICK=--quick)
 	$(PY) -m benchmarks.online_read $(QUICK)
 	$(PY) -m benchmarks.materialize $(QUICK)
 	$(PY) -m benchmarks.materialize_memory $(QUICK)
 	$(PY) -m benchmarks.point_in_time $(QUICK)
 	$(PY) -m benchmarks.feature_build $(QUICK)
 	$(PY) -m benchmarks.ann $(QUICK)
+	$(PY) -m benchmarks.dedup $(QUICK)
+	$(PY) -m benchmarks.train_speed $(QUICK)
 
 .PHONY: stop clean
 stop: ## stop the embedded Redis

@@ -43,5 +43,5 @@ class NumericBins(nn.Module):
         self.per_width.copy_(torch.where(width_FT > MIN_WIDTH, 1 / width_FT.clamp(min=MIN_WIDTH), 0.0))
 
     def forward(self, rows_BF: Tensor) -> Tensor:
-        places_BFT = ((rows_BF.unsqueeze(2) - self.low) * self.per_width).clamp(0, 1)
+        places_BFT = (rows_BF.unsqueeze(2) - self.low).mul_(self.per_width).clamp_(0, 1)
         return torch.relu(torch.einsum("bft,ftd->bfd", places_BFT, self.weight_FTD) + self.bias_FD).flatten(1)

@@ -1,4 +1,4 @@
-"""Embedding tables: TorchRec collections for training, and their plain-torch twin for inference.
+"""Embedding tables: TorchRec's collections and kernels for training, and their plain-torch twin for inference.
 
 Both answer to one interface, keyed by feature name, so that a network is written once:
 `pool` gives one vector per row (mean over entries, -1 is padding), `embed` one vector per entry.
@@ -7,17 +7,18 @@ Legend: B rows, L entries per row, D width of the feature's table.
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.features import FeatureSpec, Table
+from models.features import FeatureSpec
+from models.fused import FusedTable
 
 SPARSE_GRADIENT_VALUES = 4_000_000
-"""Tables from this many values get sparse gradients; below it a dense gradient is faster to apply."""
+"""Pooled tables from this many values get sparse gradients; below it a dense gradient is faster to apply."""
 
 
 class Tables(Protocol):
@@ -105,7 +106,8 @@ class PooledTables(nn.Module):
                 for t in spec.tables
             ]
         )
-        _choose_gradients(self.collection.embedding_bags, spec.tables)
+        for t in spec.tables:
+            self.collection.embedding_bags[t.name].sparse = t.num_rows * t.dim >= SPARSE_GRADIENT_VALUES
 
     def pool(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         num_rows = next(iter(rows.values())).shape[0]
@@ -136,62 +138,38 @@ class PooledTables(nn.Module):
 
 
 class EntryTables(nn.Module):
-    """Training tables that keep every entry: TorchRec EmbeddingCollections, one per width.
+    """Training tables that keep every entry and learn as the loss is differentiated (`models/fused.py`).
 
-    `embed` wants every feature of the spec, all with the same number of rows.
+    `embed` reads each table once, for all of its features together; features may differ in rows.
     """
 
     def __init__(self, spec: FeatureSpec) -> None:
         super().__init__()
-        torchrec = _torchrec()
-        self._keyed = torchrec.KeyedJaggedTensor
-        self._groups = [[t for t in spec.tables if t.dim == width] for width in sorted({t.dim for t in spec.tables})]
-        self.collections = nn.ModuleList(
-            torchrec.EmbeddingCollection(
-                tables=[
-                    torchrec.EmbeddingConfig(
-                        name=t.name, embedding_dim=t.dim, num_embeddings=t.num_rows, feature_names=list(t.features)
-                    )
-                    for t in group
-                ]
-            )
-            for group in self._groups
-        )
-        for entries, group in self._each():
-            _choose_gradients(entries.embeddings, group)
+        self._tables = spec.tables
+        self.fused = nn.ModuleDict({t.name: FusedTable(t.name, t.num_rows, t.dim) for t in spec.tables})
 
-    def _each(self) -> Iterator[tuple[Any, list[Table]]]:
-        yield from zip(self.collections, self._groups, strict=True)
+    def set_learning_rate(self, rate: float) -> None:
+        """The rate at which all tables learn what is read from now on."""
+        for table in self.fused.values():
+            table.set_learning_rate(rate)  # type: ignore[operator]
 
     def pool(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         raise NotImplementedError("entry tables do not pool; build the network on PooledTables")
 
     def embed(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         embedded: dict[str, Tensor] = {}
-        for collection, group in self._each():
-            features = [feature for t in group for feature in t.features]
-            lengths = [torch.full((rows[f].shape[0],), rows[f].shape[1], dtype=torch.int64) for f in features]
-            entries = self._keyed(
-                keys=features,
-                values=torch.cat([rows[f].clamp(min=0).reshape(-1) for f in features]).long(),
-                lengths=torch.cat(lengths),
-            )
-            for feature, found in collection(entries).items():
-                vectors = found.values()
-                embedded[feature] = vectors.view(*rows[feature].shape, vectors.shape[-1])
+        for t in self._tables:
+            shapes = {f: rows[f].shape for f in t.features if f in rows}
+            if not shapes:
+                continue
+            entries_M = torch.cat([rows[f].reshape(-1) for f in shapes]).clamp_(min=0)
+            found = self.fused[t.name](entries_M).split([shape.numel() for shape in shapes.values()])
+            for (feature, shape), vectors in zip(shapes.items(), found, strict=True):
+                embedded[feature] = vectors.view(*shape, t.dim)
         return embedded
 
     def export(self) -> dict[str, Tensor]:
-        return {
-            f"weights.{t.name}.weight": collection.embeddings[t.name].weight
-            for collection, group in self._each()
-            for t in group
-        }
-
-
-def _choose_gradients(modules: Any, tables: Sequence[Table]) -> None:
-    for t in tables:
-        modules[t.name].sparse = t.num_rows * t.dim >= SPARSE_GRADIENT_VALUES
+        return {f"weights.{name}.weight": table.weight for name, table in self.fused.items()}  # type: ignore[misc]
 
 
 def table_modules(module: nn.Module) -> dict[str, Tables]:
@@ -200,11 +178,16 @@ def table_modules(module: nn.Module) -> dict[str, Tables]:
     return {name: part for name, part in module.named_modules() if isinstance(part, kinds)}
 
 
-def export_state(module: nn.Module) -> dict[str, Tensor]:
-    """Weights of a network under the names its inference twin has, detached and contiguous."""
+def live_state(module: nn.Module) -> dict[str, Tensor]:
+    """What a network has learned, under the names its inference twin has: the weights themselves, no copies."""
     tables = table_modules(module)
     prefixes = tuple(f"{place}." for place in tables)
     state = {name: value for name, value in module.state_dict().items() if not name.startswith(prefixes)}
     for place, part in tables.items():
         state |= {f"{place}.{name}": value for name, value in part.export().items()}
-    return {name: value.detach().clone().contiguous() for name, value in state.items()}
+    return {name: value.detach() for name, value in state.items()}
+
+
+def export_state(module: nn.Module) -> dict[str, Tensor]:
+    """Copies of a network's `live_state`, contiguous."""
+    return {name: value.clone().contiguous() for name, value in live_state(module).items()}

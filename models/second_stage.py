@@ -2,13 +2,14 @@
 
 Embeddings of ids, binned numeric inputs, target attention over the user's history, low-rank cross layers
 (DCN-v2), a shared trunk (or a mixture of experts) and one tower per head. Several such networks, trained
-on the same batches from different starts, may be averaged.
-Legend: B rows, L entries of history, D width of history and target, W inputs, E experts, H heads.
-Source: Wang et al., DCN V2, WWW 2021; Zhou et al., DIN, KDD 2018; Ma et al., MMoE, KDD 2018.
+on the same batches from different starts, may be averaged. What belongs to the user is computed once per request.
+Legend: B rows, R requests, L entries of history, W inputs, E experts, H heads.
+Source: Wang et al., DCN V2, WWW 2021; Ma et al., MMoE, KDD 2018.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,11 @@ from core.schema import HEADS
 from models.bins import NumericBins
 from models.embeddings import EntryTables, PlainTables
 from models.encode import EncodedSide
-from models.features import SIDES, Feature, FeatureSpec, Side
+from models.features import SIDES, FeatureSpec, Side
+from models.history import TargetAttention
 from models.inputs import dense_width, indexed_rows
+from models.request_grid import RequestGrid, request_grid
+from models.sequence import SequenceConfig
 
 
 @dataclass(frozen=True)
@@ -35,68 +39,26 @@ class SecondStageConfig:
     """1 is a shared bottom; more is a multi-gate mixture of experts."""
     dropout: float = 0.1
     history_length: int = 20
+    history_encoder: Literal["none", "pooled", "transformer", "hstu"] = "none"
+    """What entries of the history know of those before them when the target reads them."""
+    history_dim: int = 64
+    history_layers: int = 1
+    history_heads: int = 2
     num_networks: int = 1
     """More than one are averaged: what a small training set leaves to chance then cancels out."""
 
-
-class TargetAttention(nn.Module):
-    """Reads one aligned group of history sequences with the candidate as the query.
-
-    Sequences whose table a post feature also reads meet that feature; the others (such as the kind of
-    engagement) only shift the attention.
-    """
-
-    def __init__(self, spec: FeatureSpec, group: tuple[Feature, ...]) -> None:
-        super().__init__()
-        post_by_table = {f.table: f for f in reversed(spec.side("post", "categorical"))}
-        self.pairs = [(f.name, post_by_table[f.table].name) for f in group if f.table in post_by_table]
-        self.shifts = [f.name for f in group if f.table not in post_by_table]
-        if not self.pairs:
-            names = ", ".join(f.name for f in group)
-            raise ValueError(f"sequences {names} share no table with a post feature, so no target can read them")
-        dim = sum(f.dim for f in group if f.table in post_by_table)
-        self.scale_D = nn.Parameter(torch.full((dim,), dim**-0.5))
-        self.shift = nn.ModuleDict({str(i): nn.Linear(spec_dim(group, n), 1) for i, n in enumerate(self.shifts)})
-        self.width = 2 * dim + len(self.pairs)
-
-    def forward(self, vectors: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> Tensor:
-        """[B, width]: attended history, its product with the target, and a match per pair.
-
-        History may have one row for B targets.
-        """
-        history_BLD = torch.cat([vectors[name] for name, _ in self.pairs], dim=2)
-        target_BD = torch.cat([vectors[name].squeeze(1) for _, name in self.pairs], dim=1)
-        is_entry_BL = torch.stack([rows[name] >= 0 for name, _ in self.pairs]).any(0)
-        query_BD = target_BD * self.scale_D
-        if history_BLD.shape[0] == 1:
-            logits_BL = query_BD @ history_BLD[0].T
-        else:
-            logits_BL = torch.bmm(history_BLD, query_BD.unsqueeze(2)).squeeze(2)
-        for i, name in enumerate(self.shifts):
-            logits_BL = logits_BL + self.shift[str(i)](vectors[name]).squeeze(2)
-        # A user without history attends to nothing: the large negative keeps softmax finite, the mask zeroes it.
-        weights_BL = logits_BL.masked_fill(~is_entry_BL, -1e9).softmax(1) * is_entry_BL
-        if history_BLD.shape[0] == 1:
-            pooled_BD = weights_BL @ history_BLD[0]
-        else:
-            pooled_BD = torch.bmm(weights_BL.unsqueeze(1), history_BLD).squeeze(1)
-        matches_BP = self._matches(rows, is_entry_BL)
-        return torch.cat([pooled_BD, pooled_BD * target_BD, matches_BP], dim=1)
-
-    def _matches(self, rows: Mapping[str, Tensor], is_entry_BL: Tensor) -> Tensor:
-        """Share of history entries that are the very target, per pair, [B, pairs]."""
-        count_B1 = is_entry_BL.sum(1, keepdim=True).clamp(min=1)
-        shares = []
-        for sequence, target in self.pairs:
-            # Row 0 is null on both sides, and two unknowns are no match.
-            same_BL = (rows[sequence] == rows[target]) & (rows[target] > 0)
-            shares.append(same_BL.sum(1, keepdim=True) / count_B1)
-        return torch.cat(shares, dim=1)
-
-
-def spec_dim(group: tuple[Feature, ...], name: str) -> int:
-    """Table width of one feature of a group."""
-    return next(f.dim for f in group if f.name == name)
+    def sequence_encoder(self) -> SequenceConfig | None:
+        """Shape of the history's encoder, None for none."""
+        if self.history_encoder == "none":
+            return None
+        return SequenceConfig(
+            self.history_encoder,
+            self.history_dim,
+            self.history_length,
+            self.history_layers,
+            self.history_heads,
+            self.dropout,
+        )
 
 
 class CrossLayers(nn.Module):
@@ -115,7 +77,11 @@ class CrossLayers(nn.Module):
 
 
 class SecondStage(nn.Module):
-    """Logits of all heads for matched rows, or for one user and many posts: the mean of its networks."""
+    """Logits of all heads for posts and the users they are shown to: the mean of its networks.
+
+    `user` has a row per request and `user_of` [B] says whose each post is; without it, one user has all posts or
+    each post its own.
+    """
 
     def __init__(self, spec: FeatureSpec, config: SecondStageConfig, *, is_training: bool) -> None:
         super().__init__()
@@ -123,20 +89,28 @@ class SecondStage(nn.Module):
             Network(spec, config, is_training=is_training) for _ in range(config.num_networks)
         )
 
-    def forward(self, user: EncodedSide, post: EncodedSide, cross: EncodedSide) -> Tensor:
-        """Logits [B, H]. `user` may have one row, which then meets all B posts."""
-        return torch.stack(self.each(user, post, cross)).mean(0)
+    def forward(
+        self, user: EncodedSide, post: EncodedSide, cross: EncodedSide, user_of: Tensor | None = None
+    ) -> Tensor:
+        """Logits [B, H]."""
+        return torch.stack(self.each(user, post, cross, user_of)).mean(0)
 
-    def each(self, user: EncodedSide, post: EncodedSide, cross: EncodedSide) -> list[Tensor]:
+    def each(
+        self, user: EncodedSide, post: EncodedSide, cross: EncodedSide, user_of: Tensor | None = None
+    ) -> list[Tensor]:
         """Logits [B, H] of every network."""
-        return [network(user, post, cross) for network in self._networks()]
+        grid = request_grid(user_of, user.num_rows, post.num_rows)
+        return [network(user, post, cross, grid) for network in self._networks()]
 
-    def start_from(self, user: EncodedSide, post: EncodedSide, cross: EncodedSide, rates_H: Tensor) -> None:
+    def start_from(
+        self, user: EncodedSide, post: EncodedSide, cross: EncodedSide, user_of: Tensor, rates_H: Tensor
+    ) -> None:
         """Sets what training rows decide before the first step: bin edges, and biases at each head's rate."""
-        sides: dict[Side, EncodedSide] = {"user": user, "post": post, "cross": cross}
+        # A request counts as often as it has posts.
+        numeric = {"user": user.numeric.index_select(0, user_of), "post": post.numeric, "cross": cross.numeric}
         for network in self._networks():
             for side, bins in network.side_bins().items():
-                bins.fit_edges(sides[side].numeric)
+                bins.fit_edges(numeric[side])
             with torch.no_grad():
                 network.bias_H.copy_(rates_H.logit())
 
@@ -154,7 +128,8 @@ class Network(nn.Module):
         sequences = spec.side("user", "sequence")
         groups = sorted({f.group for f in sequences if f.group})
         self.attention = nn.ModuleList(
-            TargetAttention(spec, tuple(f for f in sequences if f.group == group)) for group in groups
+            TargetAttention(spec, tuple(f for f in sequences if f.group == group), config.sequence_encoder())
+            for group in groups
         )
         self.pooled = {side: [f for f in spec.side(side) if f.is_indexed and not f.group] for side in SIDES}
         self.bins = nn.ModuleDict({side: NumericBins(spec.numeric_width(side)) for side in SIDES})
@@ -170,14 +145,13 @@ class Network(nn.Module):
         self.head_out_HK = nn.Parameter(torch.randn(heads, config.head_hidden) * config.head_hidden**-0.5 * 0.1)
         self.bias_H = nn.Parameter(torch.zeros(heads))
 
-    def forward(self, user: EncodedSide, post: EncodedSide, cross: EncodedSide) -> Tensor:
-        """Logits [B, H]. `user` may have one row, which then meets all B posts."""
+    def forward(self, user: EncodedSide, post: EncodedSide, cross: EncodedSide, grid: RequestGrid) -> Tensor:
+        """Logits [B, H]."""
         rows = indexed_rows(self.spec, "user", user) | indexed_rows(self.spec, "post", post)
         vectors = self.tables.embed(rows) if rows else {}
-        num_rows = post.num_rows
-        parts = [self._side("user", user, vectors, rows).expand(num_rows, -1), self._side("post", post, vectors, rows)]
-        parts.append(self._side("cross", cross, vectors, rows).expand(num_rows, -1))
-        parts += [block(vectors, rows) for block in self.attention]
+        parts = [grid.repeat(self._side("user", user, vectors, rows)), self._side("post", post, vectors, rows)]
+        parts.append(self._side("cross", cross, vectors, rows).expand(post.num_rows, -1))
+        parts += [block(vectors, rows, grid) for block in self.attention]
         x_BW = self.cross(torch.cat(parts, dim=1))
         return self._heads(x_BW)
 

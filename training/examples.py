@@ -1,5 +1,6 @@
 """What a training loop reads: columns with labels, in memory or memory-mapped."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,45 @@ from models.features import Columns
 
 CANDIDATE_SCORE, CANDIDATE_RANK = "candidate__score", "candidate__rank"
 """Columns of first-stage examples: the second stage's score, and the place by it within the request, 0 best."""
+
+
+@dataclass(frozen=True)
+class RequestColumns(Mapping[str, NDArray[Any]]):
+    """Columns of N examples, those of the user kept once per request and repeated whenever one is read.
+
+    `own` [N] each, `users` [R] each, `user_of` [N] row of `users`.
+    """
+
+    own: Columns
+    users: Columns
+    user_of: NDArray[np.integer[Any]]
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self.users:
+            return self.own[name]
+        repeated: NDArray[Any] = self.users[name][self.user_of]
+        return repeated
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.own
+        yield from self.users
+
+    def __len__(self) -> int:
+        return len(self.own) + len(self.users)
+
+    def take(self, rows: NDArray[Any] | slice) -> "RequestColumns":
+        """The given rows, and of the users those that they need."""
+        needed, user_of = np.unique(self.user_of[rows], return_inverse=True)
+        is_range = len(needed) > 0 and needed[-1] - needed[0] + 1 == len(needed)
+        users: NDArray[Any] | slice = slice(int(needed[0]), int(needed[-1]) + 1) if is_range else needed
+        return RequestColumns(taken(self.own, rows), taken(self.users, users), user_of)
+
+
+def taken(columns: Columns, rows: NDArray[Any] | slice) -> Columns:
+    """The given rows of every column; users stay shared where they were."""
+    if isinstance(columns, RequestColumns):
+        return columns.take(rows)
+    return {name: values[rows] for name, values in columns.items()}
 
 
 @dataclass(frozen=True)
@@ -37,7 +77,10 @@ class Examples:
             "request_ids": len(self.request_ids),
             "served_at": len(self.served_at),
         } | ({} if self.weights is None else {"weights": len(self.weights)})
-        rows |= {name: len(values) for name, values in self.columns.items()}
+        if isinstance(self.columns, RequestColumns):  # reading a column of the users would repeat it
+            rows["user_of"] = len(self.columns.user_of)
+        own = self.columns.own if isinstance(self.columns, RequestColumns) else self.columns
+        rows |= {name: len(values) for name, values in own.items()}
         if len(set(rows.values())) > 1:
             odd = {k: v for k, v in rows.items() if v != len(self.labels)}
             raise ValueError(f"examples differ in rows: labels have {len(self.labels)}, {odd}")
@@ -48,10 +91,16 @@ class Examples:
     def num_rows(self) -> int:
         return len(self.labels)
 
+    def users(self) -> tuple[Columns, NDArray[np.int64]]:
+        """Columns of the users, [R] each, and each example's row of them, [N]; its own row where none are shared."""
+        if isinstance(self.columns, RequestColumns):
+            return self.columns.users, self.columns.user_of.astype(np.int64)
+        return self.columns, np.arange(self.num_rows)
+
     def take(self, rows: NDArray[Any] | slice) -> "Examples":
         """The given rows, in the order given; copies, unless `rows` is a slice."""
         return Examples(
-            {name: values[rows] for name, values in self.columns.items()},
+            taken(self.columns, rows),
             self.labels[rows],
             self.user_ids[rows],
             self.post_ids[rows],

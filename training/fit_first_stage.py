@@ -68,14 +68,14 @@ def _grouped(spec: FeatureSpec, examples: Examples, top_k: int) -> _Requests:
     place = np.arange(width)
     places_RC = np.where(place < counts[:, None], starts[:, None] + place, -1)
     first = order[starts]
-    user_columns = {name: examples.columns[name][first] for name in spec.columns("user") if name in examples.columns}
+    users, user_of = examples.users()
     # Candidates stay as they come; `places` points through the order that groups them.
     grouped_RC = np.where(places_RC >= 0, order[np.maximum(places_RC, 0)], -1)
     num_candidates = np.empty(examples.num_rows, dtype=np.int64)
     num_candidates[order] = np.repeat(counts, counts)
     ranks = np.asarray(examples.columns[CANDIDATE_RANK], dtype=np.float32)
     return _Requests(
-        encode(spec, "user", user_columns),
+        encode(spec, "user", users).take(torch.from_numpy(user_of[first])),
         encode(spec, "post", examples.columns),
         torch.from_numpy(grouped_RC),
         torch.from_numpy(select_labels(ranks, num_candidates, top_k)),

@@ -65,15 +65,20 @@ def task_labels(labels: NDArray[np.float32], tasks: tuple[str, ...]) -> NDArray[
 
 @dataclass(frozen=True)
 class _Rows:
-    """Encoded examples of both sides with what the losses need."""
+    """Encoded examples of both sides with what the losses need; `user` has a row per request."""
 
     user: EncodedSide
     post: EncodedSide
+    user_of: Tensor
     labels: Tensor
     worth: Tensor
     weights: Tensor
     post_ids: Tensor
     log_q: Tensor
+
+    def users(self, batch: Tensor) -> EncodedSide:
+        """The users of a batch of rows, one per row."""
+        return self.user.take(self.user_of[batch])
 
 
 def _encoded(spec: FeatureSpec, examples: Examples, config: RetrievalConfig) -> _Rows:
@@ -81,9 +86,11 @@ def _encoded(spec: FeatureSpec, examples: Examples, config: RetrievalConfig) -> 
     # The chance that a post takes a given place in a batch is its share of the rows.
     log_q = np.log(counts / counts.sum())[inverse]
     weights = np.ones(examples.num_rows) if examples.weights is None else examples.weights
+    users, user_of = examples.users()
     return _Rows(
-        encode(spec, "user", examples.columns),
+        encode(spec, "user", users),
         encode(spec, "post", examples.columns),
+        torch.from_numpy(user_of),
         torch.from_numpy(task_labels(examples.labels, config.tasks)),
         torch.from_numpy(positive_values(examples.labels)),
         torch.from_numpy(np.array(weights, dtype=np.float32)),
@@ -95,7 +102,7 @@ def _encoded(spec: FeatureSpec, examples: Examples, config: RetrievalConfig) -> 
 def _batch_loss(
     module: TwoTower, rows: _Rows, batch: Tensor, config: RetrievalConfig, task_weights_T: Tensor
 ) -> Tensor:
-    users_BD, user_bias_B = module.user_parts(rows.user.take(batch))
+    users_BD, user_bias_B = module.user_parts(rows.users(batch))
     posts_BD = module.post_vectors(rows.post.take(batch))
     logits_BT = module.task_logits((users_BD * posts_BD).sum(1), user_bias_B)
     weights_B = rows.weights[batch]
@@ -117,7 +124,7 @@ def _batch_loss(
 @torch.no_grad()
 def _start_from_engagements(module: TwoTower, rows: _Rows, config: RetrievalConfig, damping: float, seed: int) -> None:
     """Puts the identities where the graph of engagements says, and the posts' biases at their exposure."""
-    users_B = _identity_rows(module, "user", rows.user, config)
+    users_B = _identity_rows(module, "user", rows.user, config)[rows.user_of]
     posts_B = _identity_rows(module, "post", rows.post, config)
     user_table = module.tables.weight(config.network.user_identity)
     post_table = module.tables.weight(config.network.post_identity)
@@ -189,7 +196,7 @@ def _metrics(module: TwoTower, rows: _Rows, config: RetrievalConfig) -> dict[str
     scores, vectors = [], []
     for start in range(0, len(rows.worth), 8_192):
         batch = torch.arange(start, min(start + 8_192, len(rows.worth)))
-        users_BD, bias_B = module.user_parts(rows.user.take(batch))
+        users_BD, bias_B = module.user_parts(rows.users(batch))
         vectors.append(module.post_vectors(rows.post.take(batch)))
         scores.append(module.task_logits((users_BD * vectors[-1]).sum(1), bias_B))
     logits_NT, posts_ND = torch.cat(scores).numpy(), torch.cat(vectors)
@@ -203,7 +210,7 @@ def _metrics(module: TwoTower, rows: _Rows, config: RetrievalConfig) -> dict[str
     positives = rows.worth.nonzero().squeeze(1)
     queries = positives[torch.from_numpy(spaced_rows(len(positives), RECALL_QUERIES))]
     if len(queries):
-        users_QD = module.user_vectors(rows.user.take(queries))
+        users_QD = module.user_vectors(rows.users(queries))
         top_QK = (users_QD @ posts_ND[catalogue].T).topk(min(config.recall_k, len(catalogue)), dim=1).indices
         ids_QK = rows.post_ids[catalogue][top_QK].numpy()
         relevant = list(rows.post_ids[queries].numpy()[:, None])

@@ -1,10 +1,11 @@
-"""Trains the second stage on in-memory examples and calibrates it on a later window.
+"""Trains the second stage and calibrates it on a later window.
 
 Legend: N rows, H heads.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,18 +13,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.schema import HEADS
+from models.bins import EDGE_ROWS
 from models.calibration import apply_calibrators, fit_calibrators
-from models.encode import EncodedSide, encode
 from models.features import FeatureSpec
 from models.losses import masked_bce
 from models.metrics import head_metrics
 from models.second_stage import SecondStage, SecondStageConfig
+from training.encoded_examples import (
+    EncodedExamples,
+    StoredExamples,
+    encode_examples,
+    forget_users,
+    rows_by_user,
+)
 from training.examples import Examples
 from training.loop import FittedModel, LoopConfig, Progress, run_training, spaced_rows
-from training.unknown_users import as_unknown_users, forgotten_rows
+from training.unknown_users import forgotten_rows
 
 VALIDATION_ROWS = 100_000
 PREDICT_ROWS = 8_192
+BLOCK_UNITS = 256
+"""Requests (or rows) that are read together from files; a batch mixes those of many blocks."""
 
 
 @dataclass(frozen=True)
@@ -36,59 +46,38 @@ class SecondStageRun:
         default_factory=lambda: dict.fromkeys(HEADS, 1.0) | {"click": 2.0, "long_view": 2.0, "like": 2.0}
     )
     """Weight of each head's loss; they are scaled to sum to 1."""
+    batches_of: Literal["requests", "rows"] = "requests"
+    """Whole requests share what they have in common; rows at random have hardly two of one request in a batch."""
+    in_memory_rows: int = 2_000_000
+    """Above this, batches are encoded from the set's files while the one before is learnt from."""
     unknown_user_share: float = 0.02
     """Share of the training rows that are learnt as if the user had never been met."""
 
 
-@dataclass(frozen=True)
-class EncodedExamples:
-    """Examples as tensors, encoded once: three sides, labels [N, H] and row weights [N]."""
-
-    user: EncodedSide
-    post: EncodedSide
-    cross: EncodedSide
-    labels: Tensor
-    weights: Tensor | None
-
-    def take(self, rows: Tensor) -> "EncodedExamples":
-        weights = None if self.weights is None else self.weights[rows]
-        cross = self.cross.take(rows) if self.cross.num_rows > 1 else self.cross
-        return EncodedExamples(self.user.take(rows), self.post.take(rows), cross, self.labels[rows], weights)
-
-
-def encode_examples(spec: FeatureSpec, examples: Examples, heads: tuple[str, ...]) -> EncodedExamples:
-    """The examples' tensors. Raises ValueError for a missing column or head."""
-    unknown = sorted(set(heads) - set(HEADS))
-    if unknown:
-        raise ValueError(f"heads {', '.join(unknown)} are no labels, expected some of {', '.join(HEADS)}")
-    chosen = [HEADS.index(head) for head in heads]
-    return EncodedExamples(
-        encode(spec, "user", examples.columns),
-        encode(spec, "post", examples.columns),
-        encode(spec, "cross", examples.columns),
-        torch.from_numpy(np.ascontiguousarray(examples.labels[:, chosen])),
-        None if examples.weights is None else torch.from_numpy(np.array(examples.weights, dtype=np.float32)),
-    )
-
-
-def _forget_users(encoded: EncodedExamples, spec: FeatureSpec, train: Examples, share: float, seed: int) -> None:
-    rows = forgotten_rows(train.num_rows, share, seed)
-    unknown = as_unknown_users(train.take(rows))
-    encoded.user.overwrite(torch.from_numpy(rows), encode(spec, "user", unknown.columns))
-    if spec.side("cross"):
-        encoded.cross.overwrite(torch.from_numpy(rows), encode(spec, "cross", unknown.columns))
-
-
 @torch.no_grad()
-def predict_logits(module: SecondStage, encoded: EncodedExamples) -> NDArray[np.float32]:
+def predict_logits(module: SecondStage, encoded: EncodedExamples | StoredExamples) -> NDArray[np.float32]:
     """Logits [N, H] in evaluation mode."""
     module.eval()
     parts = []
-    for start in range(0, len(encoded.labels), PREDICT_ROWS):
-        batch = encoded.take(torch.arange(start, min(start + PREDICT_ROWS, len(encoded.labels))))
-        parts.append(module(batch.user, batch.post, batch.cross))
+    for start in range(0, len(encoded.user_of), PREDICT_ROWS):
+        rows = torch.arange(start, min(start + PREDICT_ROWS, len(encoded.user_of)))
+        parts.append(module(*encoded.take(rows).sides))
     found: NDArray[np.float32] = torch.cat(parts).numpy()
     return found
+
+
+def _encoded(
+    spec: FeatureSpec, train: Examples, config: SecondStageRun, seed: int
+) -> tuple[EncodedExamples | StoredExamples, int]:
+    """The rows to learn from, some users forgotten, and how many units lie in a block that is read together."""
+    users, _ = train.users()
+    num_users = len(next(iter(users.values()), ()))
+    forgotten = forgotten_rows(num_users, config.unknown_user_share, seed)
+    if train.num_rows > config.in_memory_rows:
+        return StoredExamples(spec, train, config.network.heads, forgotten), BLOCK_UNITS
+    encoded = encode_examples(spec, train, config.network.heads)
+    forget_users(encoded, spec, train, forgotten)
+    return encoded, 0
 
 
 def fit_second_stage(
@@ -109,8 +98,7 @@ def fit_second_stage(
     config = config or SecondStageRun()
     torch.set_num_threads(num_threads)
     network, spec = config.network, spec.cut(config.network.history_length)
-    encoded = encode_examples(spec, train, network.heads)
-    _forget_users(encoded, spec, train, config.unknown_user_share, seed)
+    encoded, block = _encoded(spec, train, config, seed)
     valid_rows = spaced_rows(valid.num_rows, VALIDATION_ROWS)
     valid_encoded = encode_examples(spec, valid.take(valid_rows), network.heads)
     weights = np.array([config.head_weights.get(head, 0.0) for head in network.heads], dtype=np.float32)
@@ -119,12 +107,15 @@ def fit_second_stage(
         torch.manual_seed(seed)
         module = SecondStage(spec, network, is_training=True)
         # A bias at the head's log odds: rare heads then need not learn their rate first.
-        rates_H = encoded.labels.nanmean(0).nan_to_num(0.5).clamp(1e-5, 1 - 1e-5)
-        module.start_from(encoded.user, encoded.post, encoded.cross, rates_H)
+        chosen = [HEADS.index(head) for head in network.heads]
+        rates_H = torch.from_numpy(train.labels[:, chosen]).nanmean(0).nan_to_num(0.5).clamp(1e-5, 1 - 1e-5)
+        few = torch.arange(0, train.num_rows, max(1, train.num_rows // EDGE_ROWS))
+        module.start_from(*encoded.take(few).sides, rates_H)
+        units = encoded.user_of if config.batches_of == "requests" else torch.arange(train.num_rows)
+        rows_of, num_units = rows_by_user(units), int(units.max()) + 1 if len(units) else 0
 
-        def loss_of(rows: Tensor) -> Tensor:
-            batch = encoded.take(rows)
-            logits = module.each(batch.user, batch.post, batch.cross)
+        def loss_of(batch: EncodedExamples) -> Tensor:
+            logits = module.each(*batch.sides)
             losses = [masked_bce(found, batch.labels, head_weights_H, batch.weights) for found in logits]
             return torch.stack(losses).mean()
 
@@ -133,9 +124,21 @@ def fit_second_stage(
             loss = masked_bce(logits, valid_encoded.labels, head_weights_H, valid_encoded.weights)
             return {"valid_loss": float(loss)}
 
-        history = run_training(module, config.loop, train.num_rows, loss_of, validate, seed, progress)
-    later = encode_examples(spec, calibration, network.heads)
-    calibrators = fit_calibrators(predict_logits(module, later), later.labels.numpy(), calibration.weights)
+        per_batch = max(1, round(config.loop.batch_size * num_units / max(1, train.num_rows)))
+        history = run_training(
+            module,
+            config.loop,
+            num_units,
+            loss_of,
+            validate,
+            seed,
+            progress,
+            per_batch,
+            lambda drawn: encoded.take(rows_of(drawn)),
+            block,
+        )
+    later = StoredExamples(spec, calibration, network.heads)
+    calibrators = fit_calibrators(predict_logits(module, later), calibration.labels[:, chosen], calibration.weights)
     probabilities = apply_calibrators(predict_logits(module, valid_encoded), calibrators)
     metrics = head_metrics(
         valid_encoded.labels.numpy(),

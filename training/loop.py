@@ -1,14 +1,14 @@
 """The one training loop: batches, schedule, validation, early stopping, history.
 
-Dense weights learn by AdamW, embedding tables by row-wise Adagrad. The weights of the best validation
-are what remains.
+The weights of the best validation are what remains.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -17,9 +17,13 @@ from torch import Tensor, nn
 
 from models.bundle import BundleKind, save_bundle
 from models.calibration import Calibrator
-from models.embeddings import table_modules
 from models.features import FeatureSpec
+from training.best_weights import BestWeights
+from training.optimisers import Optimisers
 
+T = TypeVar("T")
+MIXED_BLOCKS = 64
+"""Blocks of neighbours whose rows are mixed; more mix better and read more of the files at once."""
 Progress = Callable[[int, int], None]
 """Told (steps done, steps planned); early stopping may end before the plan."""
 
@@ -78,36 +82,6 @@ class FittedModel:
         return parent / bundle_id
 
 
-class RowwiseAdagrad(torch.optim.Optimizer):
-    """Adagrad with one accumulator per row of a table; takes dense and sparse gradients.
-
-    Source: the optimiser that TorchRec fuses into its GPU kernels (EXACT_ROWWISE_ADAGRAD).
-    """
-
-    def __init__(self, params: Sequence[nn.Parameter], lr: float, eps: float = 1e-8) -> None:
-        super().__init__(params, {"lr": lr, "eps": eps})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update; rows without gradient stay."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["sum"] = torch.zeros(p.shape[0])
-                if p.grad.is_sparse:
-                    grad = p.grad.coalesce()
-                    rows, values = grad.indices()[0], grad.values()
-                    state["sum"].index_add_(0, rows, values.square().mean(1))
-                    scale = state["sum"][rows].sqrt().add_(group["eps"]).unsqueeze(1)
-                    p.index_add_(0, rows, values / scale, alpha=-group["lr"])
-                else:
-                    state["sum"].add_(p.grad.square().mean(1))
-                    p.addcdiv_(p.grad, state["sum"].sqrt().add_(group["eps"]).unsqueeze(1), value=-group["lr"])
-
-
 def rate_factor(config: LoopConfig, step: int, steps: int, steps_per_epoch: int) -> float:
     """What the learning rate is multiplied by at `step` (from 0) of `steps`."""
     warmup = max(1, int(config.warmup_share * steps))
@@ -118,13 +92,38 @@ def rate_factor(config: LoopConfig, step: int, steps: int, steps_per_epoch: int)
     return config.decay ** (step // steps_per_epoch) if config.schedule == "exponential" else 1.0
 
 
-def shuffled_batches(num_rows: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Row numbers of one epoch in random order; the rest that fills no half batch is left out."""
-    order = torch.randperm(num_rows, generator=generator)
+def shuffled_batches(num_rows: int, batch_size: int, generator: torch.Generator, block: int = 0) -> Iterator[Tensor]:
+    """Row numbers of one epoch in random order; the rest that fills no half batch is left out.
+
+    With a `block`, rows are mixed within groups of blocks of so many neighbours, so that files are read in pieces.
+    """
+    order = _order_of_blocks(num_rows, block, generator) if block else torch.randperm(num_rows, generator=generator)
     for start in range(0, num_rows, batch_size):
         batch = order[start : start + batch_size]
         if len(batch) * 2 >= batch_size or num_rows < batch_size:
             yield batch
+
+
+def _order_of_blocks(num_rows: int, block: int, generator: torch.Generator) -> Tensor:
+    blocks = torch.randperm(-(-num_rows // block), generator=generator)
+    groups = []
+    for together in torch.split(blocks, MIXED_BLOCKS):
+        rows = (together[:, None] * block + torch.arange(block)).flatten()
+        rows = rows[rows < num_rows]
+        groups.append(rows[torch.randperm(len(rows), generator=generator)])
+    return torch.cat(groups)
+
+
+def prepared_ahead(batches: Iterator[Tensor], prepare: Callable[[Tensor], T]) -> Iterator[T]:
+    """What `prepare` makes of each batch, in order, made in the background while the one before is in use."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        coming: Future[T] | None = None
+        for batch in batches:
+            ready, coming = coming, pool.submit(prepare, batch)
+            if ready is not None:
+                yield ready.result()
+        if coming is not None:
+            yield coming.result()
 
 
 def num_batches(num_rows: int, batch_size: int) -> int:
@@ -133,27 +132,23 @@ def num_batches(num_rows: int, batch_size: int) -> int:
     return max(1, whole + (rest * 2 >= batch_size))
 
 
-@dataclass
-class _Best:
-    loss: float = math.inf
-    state: dict[str, Tensor] = field(default_factory=dict)
-    misses: int = 0
-
-
 def run_training(
     module: nn.Module,
     config: LoopConfig,
     num_units: int,
-    loss_of: Callable[[Tensor], Tensor],
+    loss_of: Callable[[Any], Tensor],
     validate: Callable[[], dict[str, float]],
     seed: int,
     progress: Progress | None = None,
     units_per_batch: int | None = None,
+    prepare: Callable[[Tensor], Any] = lambda units: units,
+    block: int = 0,
 ) -> tuple[dict[str, float], ...]:
     """Trains in place, restores the best weights, gives the history.
 
-    `loss_of(rows)` is the loss of one batch of unit numbers (rows, or requests); `validate()` must
-    give `valid_loss`. Uses torch's global generator only inside the caller's fork of it.
+    `loss_of` is the loss of one batch: of what `prepare`, in another thread, makes of unit numbers (rows, or
+    requests), the numbers themselves unless given. `validate()` must give `valid_loss`. `block`: `shuffled_batches`.
+    Uses torch's global generator only inside the caller's fork of it.
     """
     if num_units == 0:
         raise ValueError("no examples to train on; check the splits of the training set")
@@ -161,53 +156,43 @@ def run_training(
     per_epoch = num_batches(num_units, size)
     steps = per_epoch * config.max_epochs
     validate_every = max(1, per_epoch // config.validations_per_epoch)
-    tables = [p for part in table_modules(module).values() for p in part.parameters()]
-    is_table = {id(p) for p in tables}
-    dense = [p for p in module.parameters() if id(p) not in is_table]
-    optimisers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(dense, lr=config.learning_rate, weight_decay=config.weight_decay)
-    ]
-    if tables:
-        optimisers.append(RowwiseAdagrad(tables, lr=config.table_learning_rate))
-    base_rates = [config.learning_rate, config.table_learning_rate]
+    optimisers = Optimisers(
+        module, config.learning_rate, config.table_learning_rate, config.weight_decay, config.max_gradient_norm
+    )
     generator = torch.Generator().manual_seed(seed)
     history: list[dict[str, float]] = []
-    best, running, step = _Best(), 0.0, 0
-    since = 0
-    for epoch in range(config.max_epochs):
-        for rows in shuffled_batches(num_units, size, generator):
-            factor = rate_factor(config, step, steps, per_epoch)
-            for optimiser, rate in zip(optimisers, base_rates, strict=False):
-                optimiser.param_groups[0]["lr"] = rate * factor
-            module.train()
-            loss = loss_of(rows)
-            for p in (*dense, *tables):
-                p.grad = None
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(dense, config.max_gradient_norm)
-            for optimiser in optimisers:
-                optimiser.step()
-            running, since, step = running + float(loss.detach()), since + 1, step + 1
-            if progress is not None:
-                progress(step, steps)
-            if step % validate_every and step != steps:
-                continue
-            entry = {"step": float(step), "epoch": epoch + 1.0, "learning_rate": config.learning_rate * factor}
-            entry |= {"train_loss": running / since} | _validated(module, validate)
-            history.append(entry)
-            running, since = 0.0, 0
-            if entry["valid_loss"] < best.loss:
-                best = _Best(entry["valid_loss"], {k: v.clone() for k, v in module.state_dict().items()})
-            else:
-                best.misses += 1
-            if best.misses >= config.patience:
+    best_loss, misses = math.inf, 0
+    running, since, step = 0.0, 0, 0
+    with BestWeights(module) as best:
+        for epoch in range(config.max_epochs):
+            for batch in prepared_ahead(shuffled_batches(num_units, size, generator, block), prepare):
+                factor = rate_factor(config, step, steps, per_epoch)
+                optimisers.set_rates(factor)
+                module.train()
+                loss = loss_of(batch)
+                optimisers.step(loss)
+                running, since, step = running + float(loss.detach()), since + 1, step + 1
+                if progress is not None:
+                    progress(step, steps)
+                if step % validate_every and step != steps:
+                    continue
+                entry = {"step": float(step), "epoch": epoch + 1.0, "learning_rate": config.learning_rate * factor}
+                entry |= {"train_loss": running / since} | _validated(module, validate)
+                history.append(entry)
+                running, since = 0.0, 0
+                if entry["valid_loss"] < best_loss:
+                    best_loss, misses = entry["valid_loss"], 0
+                    best.keep()
+                else:
+                    misses += 1
+                if misses >= config.patience:
+                    break
+            if misses >= config.patience:
                 break
-        if best.misses >= config.patience:
-            break
+        if math.isfinite(best_loss):
+            best.restore()
     if progress is not None:
         progress(steps, steps)
-    if best.state:
-        module.load_state_dict(best.state)
     module.eval()
     return tuple(history)
 

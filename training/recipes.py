@@ -100,7 +100,9 @@ def second_stage(columns: Columns, name: str = "default", seed: int = 0, quick: 
     base = SecondStageRun(network=network)
     if len(post_keys) < SMALL_SET_ROWS:
         small = replace(base.loop, batch_size=256, learning_rate=1e-3, table_learning_rate=0.02)
-        base = SecondStageRun(network=replace(network, dropout=0.2, num_networks=SMALL_SET_NETWORKS), loop=small)
+        network = replace(network, dropout=0.2, num_networks=SMALL_SET_NETWORKS)
+        # Forty requests are too few users for a batch.
+        base = SecondStageRun(network=network, loop=small, batches_of="rows")
     run = replace(base, loop=_checked(name, quick, base.loop))
     return Recipe("second_stage", name, (*features, *cross_features()), run, _weights(name), seed)
 

@@ -3,6 +3,7 @@
     training_sets/<name>/
       manifest.json                what it was made from, rows per split, columns, content hash
       columns/<view__feature>.npy  values; text columns hold codes into the manifest's vocabulary
+      user_of.npy                  row of the user's columns, which are stored once per request, for each example
       labels.npy user_ids.npy post_ids.npy request_ids.npy served_at.npy weights.npy split.npy
 
 Rows are in order of serve time, so each split is a range and loads as memory-mapped views.
@@ -23,7 +24,8 @@ from numpy.typing import NDArray
 
 from core.errors import InputError, MissingStageError
 from core.files import content_hash, file_hash, sync_folder, write_atomically
-from training.examples import Examples
+from models.features import Columns
+from training.examples import Examples, RequestColumns
 from training.splits import SPLITS
 
 IDENTITY_FILES = ("labels", "user_ids", "post_ids", "request_ids", "served_at", "weights", "split")
@@ -43,6 +45,9 @@ class SetManifest:
     columns: list[str]
     vocabularies: dict[str, list[str]]
     config: dict[str, Any]
+    user_columns: list[str] = field(default_factory=list)
+    """Those of `columns` that have a row per request."""
+    user_rows: int = 0
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=True)
@@ -160,8 +165,9 @@ class ExampleSet:
         rows = np.flatnonzero(np.isin(part, wanted))
         is_range = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows)
         take: slice | NDArray[np.int64] = slice(int(rows[0]), int(rows[-1]) + 1) if is_range else rows
+        own = {n: self._column(n, take) for n in self.manifest.columns if n not in self.manifest.user_columns}
         return Examples(
-            columns={name: self._column(name, take) for name in self.manifest.columns},
+            columns=self._with_users(own, take) if self.manifest.user_columns else own,
             labels=self._load("labels")[take],
             user_ids=self._load("user_ids")[take],
             post_ids=self._load("post_ids")[take],
@@ -169,6 +175,13 @@ class ExampleSet:
             served_at=self._load("served_at")[take],
             weights=self._load("weights")[take],
         )
+
+    def _with_users(self, own: Columns, take: slice | NDArray[np.int64]) -> RequestColumns:
+        user_of = self._load("user_of")[take]
+        # Rows in order of time have users in order of time: what a split needs is a range here too.
+        first, after = (int(user_of.min()), int(user_of.max()) + 1) if len(user_of) else (0, 0)
+        users = {name: self._column(name, slice(first, after)) for name in self.manifest.user_columns}
+        return RequestColumns(own, users, user_of - first)
 
     def _load(self, name: str) -> NDArray[Any]:
         array: NDArray[Any] = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)

@@ -37,13 +37,14 @@ from training.set_files import (
     write_manifest,
 )
 from training.splits import SPLITS, SplitConfig, time_split
+from training.user_rows import is_of_user, once_per_request, user_row_of
 
 Columns = dict[str, NDArray[Any]]
 Progress = Callable[[int, int], None]
 """Told (rows done, rows in all) as a set is joined."""
 
 
-CODE = ("example_rows", "labels", "sampling", "set_files", "sets", "splits")
+CODE = ("example_rows", "labels", "sampling", "set_files", "sets", "splits", "user_rows")
 """Modules whose text decides what a set holds."""
 
 READS = {
@@ -152,15 +153,22 @@ def write_set(
     progress: Progress,
 ) -> ExampleSet:
     """The set of these rows, joined with features chunk by chunk and put in place in one step."""
+    user_row = user_row_of(rows)
     with new_folder(root / config.name) as folder:
-        writer = SetWriter(folder, len(rows))
+        posts, users = SetWriter(folder, len(rows)), SetWriter(folder, int(user_row[-1]) + 1)
         for start in range(0, len(rows), config.chunk_rows):
-            chunk = rows.slice(start, config.chunk_rows)
-            writer.write(start, joined_columns(workspace, chunk, config.service, config.columns))
+            chunk, of_chunk = rows.slice(start, config.chunk_rows), user_row[start : start + config.chunk_rows]
+            found = joined_columns(workspace, chunk, config.service, config.columns)
+            posts.write(start, {name: values for name, values in found.items() if not is_of_user(name)})
+            of_users = {name: values for name, values in found.items() if is_of_user(name)}
+            # A request that a chunk began is written again by the next one, with the same values.
+            users.write(int(of_chunk[0]), once_per_request(of_users, of_chunk, chunk["request_id"].to_numpy()))
             progress(min(start + config.chunk_rows, len(rows)), len(rows))
-        columns, vocabularies = writer.columns(), writer.vocabularies()
-        writer.flush()
-        for name, values in _identity(rows, part).items():
+        user_columns, vocabularies = users.columns(), posts.vocabularies() | users.vocabularies()
+        columns = sorted(posts.columns() + user_columns)
+        posts.flush()
+        users.flush()
+        for name, values in (_identity(rows, part) | {"user_of": user_row}).items():
             np.save(folder / f"{name}.npy", values, allow_pickle=False)
         manifest = SetManifest(
             name=config.name,
@@ -173,6 +181,8 @@ def write_set(
             columns=columns,
             vocabularies=vocabularies,
             config=asdict(config),
+            user_columns=user_columns,
+            user_rows=int(user_row[-1]) + 1,
         )
         write_manifest(folder, manifest)
     return load_set(root, config.name)

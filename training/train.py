@@ -16,10 +16,10 @@ from core.schema import HEADS
 from core.settings import Settings
 from models.bundle import SecondStageBundle, load_bundle, read_manifest
 from models.calibration import apply_calibrators
-from models.features import SIDES, fit_spec
+from models.features import FIT_ROWS, SIDES, fit_spec
 from models.metrics import head_metrics
 from training import recipes
-from training.examples import Examples
+from training.examples import Examples, taken
 from training.fit_first_stage import FirstStageRun, fit_first_stage
 from training.fit_retrieval import RetrievalConfig, fit_retrieval
 from training.fit_second_stage import fit_second_stage
@@ -115,7 +115,8 @@ def _fit(
     if recipe.row_weights == "balanced":
         click = train.labels[:, HEADS.index("click")]
         train = replace(train, weights=balancing_weights(np.asarray(click)))
-    spec = fit_spec(recipe.features, train.columns)
+    few = train.take(slice(None, None, max(1, -(-train.num_rows // FIT_ROWS))))
+    spec = fit_spec(recipe.features, few.columns)
     rest = (recipe.seed, progress, settings.num_threads)
     if isinstance(recipe.run, RetrievalConfig):
         return fit_retrieval(train, validation, spec, recipe.run, *rest)
@@ -175,7 +176,8 @@ def predict_logits(bundle: SecondStageBundle, columns: Mapping[str, Any]) -> NDA
     parts = []
     for start in range(0, num_rows, PREDICT_ROWS):
         rows = slice(start, start + PREDICT_ROWS)
-        user, post, cross = ({name: columns[name][rows] for name in names[side]} for side in SIDES)
+        few = taken(columns, rows)
+        user, post, cross = ({name: few[name] for name in names[side]} for side in SIDES)
         parts.append(bundle.logits(user, post, cross))
     return np.concatenate(parts) if parts else np.empty((0, len(bundle.heads)), dtype=np.float32)
 

@@ -21,7 +21,11 @@ _CREATOR = "post_profile__creator_id"
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """Features by `view__feature` [N] or [N, L], labels [N, len(HEADS)] with NaN unobserved, ids, times, weights."""
+    """Features by `view__feature`, labels [N, len(HEADS)] with NaN unobserved, ids, times, weights.
+
+    A feature has a row per example, [N] or [N, L]; those named in `user_columns` have one per request, and `user_of`
+    [N] says which.
+    """
 
     columns: Columns
     labels: NDArray[np.float32]
@@ -29,6 +33,13 @@ class TrainingRows:
     post_ids: NDArray[np.int64]
     served_at: NDArray[np.float64]
     weights: NDArray[np.float32]
+    user_columns: frozenset[str] = frozenset()
+    user_of: NDArray[np.int32] | None = None
+
+    def column(self, name: str, take: NDArray[np.int64]) -> NDArray[Any]:
+        """Values of one feature for the given examples."""
+        is_shared = self.user_of is not None and name in self.user_columns
+        return self.columns[name][self.user_of[take] if is_shared else take]  # type: ignore[index]
 
     def __len__(self) -> int:
         return len(self.user_ids)
@@ -49,14 +60,18 @@ def load_training_rows(folder: Path) -> TrainingRows:
     try:
         manifest: dict[str, Any] = json.loads(manifest_path.read_text())
         num_rows, names = int(manifest["rows"]), [name for name in manifest["columns"] if name in FIELDS]
+        shared, num_users = frozenset(manifest.get("user_columns", ())), int(manifest.get("user_rows", 0))
     except (ValueError, KeyError, TypeError) as error:
         raise GateError(f"{manifest_path} is not a training set manifest ({error!r}); build the set again") from error
-    columns = {name: _load(folder / "columns" / f"{name}.npy", num_rows) for name in names}
+    columns = {
+        name: _load(folder / "columns" / f"{name}.npy", num_users if name in shared else num_rows) for name in names
+    }
     parts = {
         name: _load(folder / f"{name}.npy", num_rows)
         for name in ("labels", "user_ids", "post_ids", "served_at", "weights")
     }
-    return TrainingRows(columns, **parts)
+    user_of = _load(folder / "user_of.npy", num_rows) if shared else None
+    return TrainingRows(columns, **parts, user_columns=shared, user_of=user_of)
 
 
 def training_frame(rows: TrainingRows, max_rows: int) -> pd.DataFrame:
@@ -72,14 +87,14 @@ def training_frame(rows: TrainingRows, max_rows: int) -> pd.DataFrame:
     frame |= {f"label_{head}": labels[:, place] for place, head in enumerate(HEADS)}
     positive = [place for place, head in enumerate(HEADS) if head not in NEGATIVE_HEADS]
     frame["is_positive"] = np.any(labels[:, positive] > 0.5, axis=1).astype(np.float32)
-    frame |= {name: _floats(name, rows.columns[name][take]) for name in _scalars(rows.columns)}
+    frame |= {name: _floats(name, rows.column(name, take)) for name in _scalars(rows.columns)}
     return pd.DataFrame(frame)
 
 
 def probe(rows: TrainingRows, max_rows: int) -> Probe:
     """An even sample of at most `max_rows` rows for the leak check."""
     take = _even(len(rows), max_rows)
-    creators = rows.columns[_CREATOR][take] if _CREATOR in rows.columns else np.full(len(take), -1)
+    creators = rows.column(_CREATOR, take) if _CREATOR in rows.columns else np.full(len(take), -1)
     return Probe(
         {
             "user": np.asarray(rows.user_ids[take], dtype=np.int64),
@@ -87,7 +102,7 @@ def probe(rows: TrainingRows, max_rows: int) -> Probe:
             "creator": np.asarray(creators, dtype=np.int64),
         },
         np.asarray(rows.served_at[take], dtype=np.float64),
-        {name: np.asarray(rows.columns[name][take], dtype=np.float64) for name in _scalars(rows.columns)},
+        {name: np.asarray(rows.column(name, take), dtype=np.float64) for name in _scalars(rows.columns)},
     )
 
 

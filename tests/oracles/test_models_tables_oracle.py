@@ -7,9 +7,11 @@ import torch
 from models.embeddings import EntryTables, PlainTables, PooledTables, export_state
 from models.encode import encode
 from models.features import Feature, FeatureSpec
+from models.history import TargetAttention
 from models.inputs import indexed_rows
 from models.losses import sampled_softmax
-from models.second_stage import CrossLayers, TargetAttention
+from models.request_grid import request_grid
+from models.second_stage import CrossLayers
 from tests.planted_examples import examples, spec_of
 
 
@@ -89,7 +91,7 @@ def test_target_attention_equals_loops(rows):
     with torch.no_grad():
         block.scale_D.copy_(torch.randn(16))
         vectors = tables.embed(found)
-        got = block(vectors, found)
+        got = block(vectors, found, request_grid(None, 40, 40))
         shift = block.shift["0"]
         for i in range(40):
             count = int((found["history__post_ids"][i] >= 0).sum())

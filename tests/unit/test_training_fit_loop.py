@@ -7,13 +7,13 @@ from torch import nn
 
 from training.loop import (
     LoopConfig,
-    RowwiseAdagrad,
     num_batches,
     rate_factor,
     run_training,
     shuffled_batches,
     spaced_rows,
 )
+from training.optimisers import RowwiseAdagrad
 
 LOOP = LoopConfig(
     batch_size=4, max_epochs=5, learning_rate=0.1, validations_per_epoch=1, patience=2, schedule="constant"

@@ -9,10 +9,11 @@ from models.first_stage import FirstStageConfig, build_first_stage
 from models.second_stage import SecondStageConfig
 from models.towers import TowerConfig
 from tests.planted_examples import examples, spec_of
+from training.encoded_examples import encode_examples
 from training.examples import Examples
 from training.fit_first_stage import FirstStageRun, fit_first_stage, select_labels
 from training.fit_retrieval import RetrievalConfig, fit_retrieval, task_labels
-from training.fit_second_stage import SecondStageRun, encode_examples, fit_second_stage
+from training.fit_second_stage import SecondStageRun, fit_second_stage
 from training.loop import LoopConfig
 from training.train import load_second_stage, predict_logits
 

@@ -1,0 +1,62 @@
+"""One embedding table whose rows learn during the backward pass: fbgemm's fused row-wise Adagrad, TorchRec's kernel.
+
+Only the rows that a batch reads are touched, each once, in place; no gradient of the table ever exists.
+Legend: M entries, D width of the table.
+"""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+WIDTH_MULTIPLE = 4
+EPSILON = 1e-8
+
+
+class FusedTable(nn.Module):
+    """Rows of an embedding table to vectors.
+
+    Read a table once per forward pass: several features go in as one list of rows, or each of their updates
+    would count as a step of its own.
+    """
+
+    def __init__(self, name: str, num_rows: int, dim: int) -> None:
+        super().__init__()
+        if dim % WIDTH_MULTIPLE:
+            raise ValueError(f"table {name} is {dim} wide; the kernel wants a multiple of {WIDTH_MULTIPLE}")
+        self.kernel = _kernel(num_rows, dim)
+        self.kernel.init_embedding_weights_uniform(-(num_rows**-0.5), num_rows**-0.5)
+
+    @property
+    def weight(self) -> Tensor:
+        """The table, [rows, D], as a view."""
+        weight: Tensor = self.kernel.split_embedding_weights()[0]
+        return weight
+
+    def set_learning_rate(self, rate: float) -> None:
+        """The rate of the coming forward passes: the kernel takes it along to the backward pass."""
+        self.kernel.set_learning_rate(rate)
+
+    def forward(self, rows_M: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():  # the kernel knows no inference mode
+            return F.embedding(rows_M, self.weight)
+        # Bags of one entry: on CPU the kernel without bags took twenty times as long.
+        offsets = torch.arange(len(rows_M) + 1, dtype=rows_M.dtype)
+        vectors_MD: Tensor = self.kernel(rows_M, offsets)
+        return vectors_MD
+
+
+def _kernel(num_rows: int, dim: int) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the import warns of GPU-only parts
+        from fbgemm_gpu import split_table_batched_embeddings_ops_common as common
+        from fbgemm_gpu import split_table_batched_embeddings_ops_training as training
+    return training.SplitTableBatchedEmbeddingBagsCodegen(
+        [(num_rows, dim, common.EmbeddingLocation.HOST, training.ComputeDevice.CPU)],
+        optimizer=training.OptimType.EXACT_ROWWISE_ADAGRAD,
+        pooling_mode=common.PoolingMode.SUM,
+        bounds_check_mode=common.BoundsCheckMode.FATAL,
+        eps=EPSILON,
+    )
