@@ -149,7 +149,7 @@ class EntryTables(nn.Module):
         self.fused = nn.ModuleDict({t.name: FusedTable(t.name, t.num_rows, t.dim) for t in spec.tables})
 
     def set_learning_rate(self, rate: float) -> None:
-        """The rate at which all tables learn from now on."""
+        """The rate at which all tables learn what is read from now on."""
         for table in self.fused.values():
             table.set_learning_rate(rate)  # type: ignore[operator]
 

@@ -36,7 +36,7 @@ class FusedTable(nn.Module):
         return weight
 
     def set_learning_rate(self, rate: float) -> None:
-        """The rate of the coming backward passes."""
+        """The rate of the coming forward passes: the kernel takes it along to the backward pass."""
         self.kernel.set_learning_rate(rate)
 
     def forward(self, rows_M: Tensor) -> Tensor:

@@ -167,9 +167,10 @@ def run_training(
         for epoch in range(config.max_epochs):
             for batch in prepared_ahead(shuffled_batches(num_units, size, generator, block), prepare):
                 factor = rate_factor(config, step, steps, per_epoch)
+                optimisers.set_rates(factor)
                 module.train()
                 loss = loss_of(batch)
-                optimisers.step(loss, factor)
+                optimisers.step(loss)
                 running, since, step = running + float(loss.detach()), since + 1, step + 1
                 if progress is not None:
                     progress(step, steps)

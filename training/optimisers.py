@@ -33,13 +33,17 @@ class Optimisers:
         ]
         if self._tables:
             self._optimisers.append(RowwiseAdagrad(self._tables, lr=table_learning_rate))
+        self.set_rates(1.0)
 
-    def step(self, loss: Tensor, factor: float = 1.0) -> None:
-        """One update at `factor` times the learning rates."""
+    def set_rates(self, factor: float) -> None:
+        """Learning rates, times `factor`, of all losses computed from now on."""
         for optimiser, rate in zip(self._optimisers, self._rates, strict=False):
             optimiser.param_groups[0]["lr"] = rate * factor
         for part in self._fused:
             part.set_learning_rate(self._rates[1] * factor)
+
+    def step(self, loss: Tensor) -> None:
+        """One update."""
         for p in (*self._dense, *self._tables):
             p.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
