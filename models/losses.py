@@ -49,17 +49,23 @@ def sampled_softmax(
 
 
 def full_softmax(
-    users_QD: Tensor, posts_ND: Tensor, user_of_P: Tensor, post_of_P: Tensor, weights_P: Tensor | None = None
+    users_QD: Tensor,
+    posts_ND: Tensor,
+    bias_N: Tensor,
+    user_of_P: Tensor,
+    post_of_P: Tensor,
+    weights_P: Tensor | None = None,
 ) -> Tensor:
     """Weighted mean over positives of -log softmax of the positive's post among all N posts.
 
-    A user's N scores are shared by their positives. The last entry of a vector is the post's bias (1 of the
-    user), as towers give them. Scores are computed in bfloat16 where the processor multiplies such numbers.
+    A score is an inner product plus the post's bias; a user's N scores are shared by their positives. They are
+    computed in bfloat16 where the processor multiplies such numbers.
     """
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
-        scores_QN = users_QD[:, :-1] @ posts_ND[:, :-1].T
-    log_total_Q = (scores_QN.float() + posts_ND[:, -1]).logsumexp(1)
-    loss_P = log_total_Q[user_of_P] - (users_QD[user_of_P] * posts_ND[post_of_P]).sum(1)
+        scores_QN = users_QD @ posts_ND.T
+    log_total_Q = (scores_QN.float() + bias_N).logsumexp(1)
+    score_P = (users_QD[user_of_P] * posts_ND[post_of_P]).sum(1) + bias_N[post_of_P]
+    loss_P = log_total_Q[user_of_P] - score_P
     return loss_P.mean() if weights_P is None else (loss_P * weights_P).sum() / weights_P.sum().clamp(min=1e-12)
 
 

@@ -82,7 +82,9 @@ class FullSoftmax:
         at_P = first_P + torch.arange(len(user_of_P))
         users_QD, _ = self._module.user_parts(self._users.take(users))
         posts_ND = self._module.post_vectors(self._posts, self._near())
-        return full_softmax(users_QD, posts_ND, user_of_P, self._posts_K[at_P], self._weights_K[at_P])
+        positives = user_of_P, self._posts_K[at_P], self._weights_K[at_P]
+        # The last entry of a post is its bias, that of a user is 1.
+        return full_softmax(users_QD[:, :-1], posts_ND[:, :-1], posts_ND[:, -1], *positives)
 
     @torch.no_grad()
     def settle(self) -> None:

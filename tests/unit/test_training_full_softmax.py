@@ -38,14 +38,16 @@ def towers(smoothing: float = 0.5) -> tuple[TwoTower, FullSoftmax]:
 
 
 def test_value_of_the_loss(in_float32):
-    users = torch.tensor([[1.0, 0.0, 1.0], [0.0, 2.0, 1.0]])
-    posts = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, -1.0], [0.0, 0.0, 0.5]])
+    users = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    posts, bias = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]), torch.tensor([0.0, -1.0, 0.5])
     # scores of the first user are 1, -1, .5, of the second 0, 1, .5
     first = math.log(math.exp(1) + math.exp(-1) + math.exp(0.5)) - 1
     second = math.log(math.exp(0) + math.exp(1) + math.exp(0.5))
     positives = torch.tensor([0, 1, 1]), torch.tensor([0, 1, 2])
-    assert float(full_softmax(users, posts, *positives)) == pytest.approx((first + 2 * second - 1.5) / 3, abs=1e-6)
-    weighted = full_softmax(users, posts, *positives, torch.tensor([3.0, 1.0, 0.0]))
+    assert float(full_softmax(users, posts, bias, *positives)) == pytest.approx(
+        (first + 2 * second - 1.5) / 3, abs=1e-6
+    )
+    weighted = full_softmax(users, posts, bias, *positives, torch.tensor([3.0, 1.0, 0.0]))
     assert float(weighted) == pytest.approx((3 * first + second - 1) / 4, abs=1e-6)
 
 
@@ -57,7 +59,7 @@ def test_bfloat16_changes_loss_and_gradient_little(monkeypatch):
     for is_fast in (True, False):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda is_fast=is_fast: is_fast)
         leaf = users.clone().requires_grad_()
-        loss = full_softmax(leaf, posts, torch.arange(50), torch.arange(50))
+        loss = full_softmax(leaf, posts, torch.zeros(400), torch.arange(50), torch.arange(50))
         loss.backward()
         losses.append(float(loss.detach()))
         gradients.append(leaf.grad.flatten())

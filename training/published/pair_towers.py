@@ -21,7 +21,7 @@ from training.published.full_ranking import Int64s, Ranker
 from training.published.pairs import Pairs
 
 USER, POST = "pair__user", "pair__post"
-TEMPERATURE_OF_ONE = 0.035
+TEMPERATURE_OF_ONE = 0.0325
 """Temperature for one pair per user."""
 BATCHES_PER_EPOCH = 50
 WATCHED_ROWS = 20_000
@@ -44,7 +44,7 @@ def pair_config(num_pairs: int, num_users: int, is_quick: bool = False) -> Retri
         tasks=(POSITIVE,),
         pointwise_weight=0.0,
         softmax_over="all",
-        smoothing=1.0,
+        smoothing=2.0,
         log_q_power=1.0,
         spectral_damping=5.0,
     )
