@@ -21,7 +21,7 @@ from training.published.full_ranking import Int64s, Ranker
 from training.published.pairs import Pairs
 
 USER, POST = "pair__user", "pair__post"
-TEMPERATURE_OF_ONE = 0.0325
+TEMPERATURE_OF_ONE = 0.035
 """Temperature for one pair per user."""
 BATCHES_PER_EPOCH = 50
 WATCHED_ROWS = 20_000
