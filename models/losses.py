@@ -1,6 +1,6 @@
 """Losses with masks: what was not observed teaches nothing.
 
-Legend: B rows, H heads, P positives, N posts of a batch, R requests, C candidates per request.
+Legend: B rows, H heads, P positives, N posts of a batch, R requests, C candidates per request, Q users, D dimensions.
 """
 
 import torch
@@ -46,6 +46,27 @@ def sampled_softmax(
     if weights_P is None:
         return loss_P.mean()
     return (loss_P * weights_P).sum() / weights_P.sum().clamp(min=1e-12)
+
+
+def full_softmax(
+    users_QD: Tensor,
+    posts_ND: Tensor,
+    bias_N: Tensor,
+    user_of_P: Tensor,
+    post_of_P: Tensor,
+    weights_P: Tensor | None = None,
+) -> Tensor:
+    """Weighted mean over positives of -log softmax of the positive's post among all N posts.
+
+    A score is an inner product plus the post's bias; a user's N scores are shared by their positives. They are
+    computed in bfloat16 where the processor multiplies such numbers.
+    """
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
+        scores_QN = users_QD @ posts_ND.T
+    log_total_Q = (scores_QN.float() + bias_N).logsumexp(1)
+    score_P = (users_QD[user_of_P] * posts_ND[post_of_P]).sum(1) + bias_N[post_of_P]
+    loss_P = log_total_Q[user_of_P] - score_P
+    return loss_P.mean() if weights_P is None else (loss_P * weights_P).sum() / weights_P.sum().clamp(min=1e-12)
 
 
 def listwise_distillation(student_RC: Tensor, teacher_RC: Tensor, mask_RC: Tensor, temperature: float) -> Tensor:

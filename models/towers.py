@@ -38,6 +38,11 @@ class TowerConfig:
         return {"user": self.user_identity, "post": self.post_identity}.get(side, "")
 
 
+def moved(vectors_BD: Tensor, near_BD: Tensor | None) -> Tensor:
+    """Each vector plus its length times `near_BD`."""
+    return vectors_BD if near_BD is None else vectors_BD + vectors_BD.norm(dim=1, keepdim=True) * near_BD
+
+
 class Tower(nn.Module):
     """Features of one side to a unit vector [B, D] and a bias [B]."""
 
@@ -63,13 +68,14 @@ class Tower(nn.Module):
         nn.init.zeros_(self.bias.weight)
         nn.init.zeros_(self.bias.bias)
 
-    def forward(self, encoded: EncodedSide, tables: Tables) -> tuple[Tensor, Tensor]:
+    def forward(self, encoded: EncodedSide, tables: Tables, near_BD: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`near_BD` is added to the identity, in its lengths."""
         rows = indexed_rows(self.spec, self.side, encoded)
         pooled = tables.pool(rows) if rows else {}
         own_BE = pooled.pop(self.identity, None)
         vector_BD, bias_B = self._of_features(encoded, list(pooled.values()), encoded.num_rows)
         if own_BE is not None:
-            vector_BD, bias_B = vector_BD + own_BE[:, :-1], bias_B + own_BE[:, -1]
+            vector_BD, bias_B = vector_BD + moved(own_BE[:, :-1], near_BD), bias_B + own_BE[:, -1]
         return F.normalize(vector_BD, dim=1), bias_B
 
     def _of_features(self, encoded: EncodedSide, pooled: list[Tensor], num_rows: int) -> tuple[Tensor, Tensor]:
@@ -106,14 +112,25 @@ class TwoTower(nn.Module):
         self.task_scale_T = nn.Parameter(torch.ones(num_tasks))
         self.task_bias_T = nn.Parameter(torch.zeros(num_tasks))
 
+    def identity_table(self, side: Side) -> nn.Parameter:
+        """Identities of one side, [rows, D + 1]."""
+        return self.tables.weight(self._identity(side))
+
+    def identity_rows(self, side: Side, encoded: EncodedSide) -> Tensor:
+        """Row of the identity table that each example reads, [B] int64."""
+        return indexed_rows(self.spec, side, encoded)[self._identity(side)][:, 0].long()
+
+    def _identity(self, side: Side) -> str:
+        return (self.user_tower if side == "user" else self.post_tower).identity
+
     def user_vectors(self, user: EncodedSide) -> Tensor:
         """[B, D + 1], scaled by the temperature; the user's own bias cannot change a ranking and is left out."""
         unit_BD, _ = self.user_tower(user, self.tables)
         return torch.cat([unit_BD * self.log_scale.exp(), torch.ones_like(unit_BD[:, :1])], dim=1)
 
-    def post_vectors(self, post: EncodedSide) -> Tensor:
-        """[N, D + 1], the last entry is the post's bias."""
-        unit_ND, bias_N = self.post_tower(post, self.tables)
+    def post_vectors(self, post: EncodedSide, near_ND: Tensor | None = None) -> Tensor:
+        """[N, D + 1], the last entry is the post's bias; identities moved by `near_ND`."""
+        unit_ND, bias_N = self.post_tower(post, self.tables, near_ND)
         return torch.cat([unit_ND, bias_N[:, None]], dim=1)
 
     def user_parts(self, user: EncodedSide) -> tuple[Tensor, Tensor]:

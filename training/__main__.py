@@ -15,6 +15,7 @@ from rich.table import Table
 
 from core.errors import VitrineError
 from core.logs import configure_logs
+from core.memory import keep_freed_memory
 from core.settings import Settings
 
 # Everything heavy (torch, feast, mlflow, matplotlib) is imported inside the command that needs it.
@@ -36,6 +37,7 @@ def _told() -> Iterator[Settings]:
     try:
         settings = Settings()
         configure_logs(settings.log_level)
+        keep_freed_memory()
         # Our own lines do not pass through here; libraries tell of caches, loaders and fonts, line after line.
         logging.getLogger().setLevel(logging.DEBUG if settings.log_level == "DEBUG" else logging.WARNING)
         yield settings

@@ -5,6 +5,7 @@ Legend: B rows of a batch, P of them positives, T tasks.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,12 +14,12 @@ from torch import Tensor
 
 from core.schema import HEADS
 from models.encode import EncodedSide, encode
-from models.features import FeatureSpec, Side
-from models.inputs import indexed_rows
+from models.features import FeatureSpec
 from models.losses import masked_bce, sampled_softmax
 from models.metrics import auc, recall_at_k
 from models.towers import TowerConfig, TwoTower
 from training.examples import Examples
+from training.full_softmax import FullSoftmax
 from training.labels import positive_values
 from training.loop import FittedModel, LoopConfig, Progress, run_training, spaced_rows
 from training.spectral import spectral_vectors
@@ -47,9 +48,17 @@ class RetrievalConfig:
     exposure as the reference, so that scores tell what is liked where it was shown."""
     spectral_damping: float | None = None
     """Identities start from the spectrum of the engagements, degrees damped by this; None for random."""
+    softmax_over: Literal["batch", "all"] = "batch"
+    """"all": every post, for networks of identities alone; a batch is then of users with all their positives."""
+    smoothing: float = 0.0
+    """How far posts lie towards who engaged with them, in lengths of their identity; with "all" only."""
     recall_k: int = 100
 
     def __post_init__(self) -> None:
+        if self.softmax_over == "all" and self.pointwise_weight > 0:
+            raise ValueError("softmax_over 'all' has no other loss beside it; set pointwise_weight to 0")
+        if self.softmax_over == "batch" and self.smoothing > 0:
+            raise ValueError("smoothing is for softmax_over 'all'")
         if self.spectral_damping is not None and not (self.network.user_identity and self.network.post_identity):
             raise ValueError("spectral_damping places identities; name user_identity and post_identity in the network")
 
@@ -124,10 +133,9 @@ def _batch_loss(
 @torch.no_grad()
 def _start_from_engagements(module: TwoTower, rows: _Rows, config: RetrievalConfig, damping: float, seed: int) -> None:
     """Puts the identities where the graph of engagements says, and the posts' biases at their exposure."""
-    users_B = _identity_rows(module, "user", rows.user, config)[rows.user_of]
-    posts_B = _identity_rows(module, "post", rows.post, config)
-    user_table = module.tables.weight(config.network.user_identity)
-    post_table = module.tables.weight(config.network.post_identity)
+    users_B = module.identity_rows("user", rows.user)[rows.user_of]
+    posts_B = module.identity_rows("post", rows.post)
+    user_table, post_table = module.identity_table("user"), module.identity_table("post")
     positives = rows.worth > 0
     pairs = users_B[positives].numpy(), posts_B[positives].numpy()
     dim = config.network.dim
@@ -138,8 +146,45 @@ def _start_from_engagements(module: TwoTower, rows: _Rows, config: RetrievalConf
     post_table[posts_B, dim] = rows.log_q
 
 
-def _identity_rows(module: TwoTower, side: Side, encoded: EncodedSide, config: RetrievalConfig) -> Tensor:
-    return indexed_rows(module.spec, side, encoded)[config.network.identity(side)][:, 0].long()
+def _fit_in_batches(
+    module: TwoTower,
+    rows: _Rows,
+    valid: _Rows,
+    config: RetrievalConfig,
+    task_weights_T: Tensor,
+    seed: int,
+    progress: Progress | None,
+) -> tuple[dict[str, float], ...]:
+    def loss_of(batch: Tensor) -> Tensor:
+        return _batch_loss(module, rows, batch, config, task_weights_T)
+
+    def validate() -> dict[str, float]:
+        size, total = config.loop.batch_size, len(valid.worth)
+        # A fixed order that mixes times, so that the softmax meets the same posts every time.
+        order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+        batches = [order[start : start + size] for start in range(0, total, size)]
+        losses = [float(_batch_loss(module, valid, b, config, task_weights_T)) * len(b) for b in batches]
+        return {"valid_loss": sum(losses) / total}
+
+    return run_training(module, config.loop, len(rows.worth), loss_of, validate, seed, progress)
+
+
+def _fit_over_all(
+    module: TwoTower, rows: _Rows, valid: _Rows, config: RetrievalConfig, seed: int, progress: Progress | None
+) -> tuple[dict[str, float], ...]:
+    """Of `valid` the users: their positives in `rows` are what is watched, since every post stands in `rows`."""
+    positives = rows.worth.nonzero().squeeze(1)
+    weights = (rows.worth * rows.weights)[positives]
+    softmax = FullSoftmax(module, rows.user, rows.post, rows.user_of[positives], positives, weights, config.smoothing)
+    watched = softmax.units_of(valid.user)
+
+    def validate() -> dict[str, float]:
+        batches = torch.split(watched, config.loop.batch_size)
+        return {"valid_loss": sum(float(softmax.loss(users)) * len(users) for users in batches) / len(watched)}
+
+    history = run_training(module, config.loop, softmax.num_users, softmax.loss, validate, seed, progress)
+    softmax.settle()
+    return history
 
 
 def fit_retrieval(
@@ -174,18 +219,10 @@ def fit_retrieval(
         if config.spectral_damping is not None:
             _start_from_engagements(module, rows, config, config.spectral_damping, seed)
 
-        def loss_of(batch: Tensor) -> Tensor:
-            return _batch_loss(module, rows, batch, config, task_weights_T)
-
-        def validate() -> dict[str, float]:
-            size, total = config.loop.batch_size, valid_examples.num_rows
-            # A fixed order that mixes times, so that the softmax meets the same posts every time.
-            order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
-            batches = [order[start : start + size] for start in range(0, total, size)]
-            losses = [float(_batch_loss(module, valid_rows, b, config, task_weights_T)) * len(b) for b in batches]
-            return {"valid_loss": sum(losses) / total}
-
-        history = run_training(module, config.loop, train.num_rows, loss_of, validate, seed, progress)
+        if config.softmax_over == "all":
+            history = _fit_over_all(module, rows, valid_rows, config, seed, progress)
+        else:
+            history = _fit_in_batches(module, rows, valid_rows, config, task_weights_T, seed, progress)
     metrics = _metrics(module, valid_rows, config)
     return FittedModel("retrieval", module, spec, config.network, config.tasks, (), history, metrics)
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from models.losses import full_softmax
 from models.sequence import NextPost, SequenceConfig
 from training.loop import LoopConfig, Progress, run_training
 
@@ -83,7 +84,9 @@ def fit_sequence(
                 has_next_BL = batch_BL[:, 1:] > 0
                 states.append(module.states(batch_BL[:, :-1])[has_next_BL])
                 wanted.append(batch_BL[:, 1:][has_next_BL])
-            return F.cross_entropy(torch.cat(states) @ module.post_vectors().T, torch.cat(wanted) - 1)
+            states_ND, posts_PD = torch.cat(states), module.post_vectors()
+            every = torch.arange(len(states_ND))
+            return full_softmax(states_ND, posts_PD, torch.zeros(len(posts_PD)), every, torch.cat(wanted) - 1)
 
         def validate() -> dict[str, float]:
             entropy, gain = 0.0, 0.0

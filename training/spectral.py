@@ -21,18 +21,16 @@ def spectral_vectors(
     """Unit vectors [U, D] and [P, D], directions weighted by their singular values; zeros for who has no engagement.
 
     The matrix counts engagements, each divided by the roots of its user's and its post's number of them plus
-    `damping`, which keeps rare ones from owning a direction. Directions that are no stronger than those of a
-    graph with the same degrees and nothing to learn stay zero: where the data cannot fill the width, training
-    does not either.
-    Source: Halko et al., Finding structure with randomness, 2011; Horn, parallel analysis, 1965.
+    `damping`, which keeps rare ones from owning a direction.
+    Source: Halko et al., Finding structure with randomness, 2011.
     """
+    from sklearn.utils.extmath import randomized_svd
+
     matrix_UP = _damped(users_N, posts_N, num_users, num_posts, damping)
-    left_UD, singular_D, right_DP = _leading(matrix_UP, min(dim, num_users, num_posts), seed)
-    shuffled_N = np.random.default_rng(seed).permutation(posts_N)
-    by_chance = _leading(_damped(users_N, shuffled_N, num_users, num_posts, damping), 2, seed)[1]
-    # The first direction of either graph only says who has many engagements.
-    weights_D = np.where(singular_D > by_chance[-1], singular_D, 0.0)
-    return _unit_rows(left_UD * weights_D, dim), _unit_rows(right_DP.T * weights_D, dim)
+    left_UD, singular_D, right_DP = randomized_svd(
+        matrix_UP, min(dim, num_users, num_posts), n_iter=POWER_ITERATIONS, random_state=seed
+    )
+    return _unit_rows(left_UD * singular_D, dim), _unit_rows(right_DP.T * singular_D, dim)
 
 
 def _damped(users_N: Int64s, posts_N: Int64s, num_users: int, num_posts: int, damping: float) -> Any:
@@ -42,14 +40,6 @@ def _damped(users_N: Int64s, posts_N: Int64s, num_users: int, num_posts: int, da
     post_degrees = np.bincount(posts_N, minlength=num_posts) + damping
     values_N = 1.0 / np.sqrt(user_degrees[users_N] * post_degrees[posts_N])
     return sparse.csr_matrix((values_N.astype(np.float32), (users_N, posts_N)), shape=(num_users, num_posts))
-
-
-def _leading(matrix_UP: Any, count: int, seed: int) -> tuple[Floats, Floats, Floats]:
-    """The `count` leading singular vectors and values, [U, D], [D] and [D, P]."""
-    from sklearn.utils.extmath import randomized_svd
-
-    found: tuple[Floats, Floats, Floats] = randomized_svd(matrix_UP, count, n_iter=POWER_ITERATIONS, random_state=seed)
-    return found
 
 
 def _unit_rows(vectors: Floats, dim: int) -> Floats:

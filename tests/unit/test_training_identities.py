@@ -37,10 +37,8 @@ def planted(is_planted: bool = True, seed: int = 0) -> PairSplit:
 
 
 def small_config():
-    config = pair_config(12.0)
-    return replace(
-        config, network=replace(config.network, dim=8), loop=replace(config.loop, batch_size=128, max_epochs=3)
-    )
+    config = pair_config(12 * NUM_USERS, NUM_USERS)
+    return replace(config, network=replace(config.network, dim=8))
 
 
 def recall(split, ranker):
@@ -110,15 +108,6 @@ def test_spectral_vectors_of_one_group_point_one_way():
     assert np.abs(users[NUM_USERS]).max() == 0
 
 
-def test_directions_that_a_shuffled_graph_has_too_stay_empty():
-    split = planted(is_planted=False)
-    users, posts = spectral_vectors(split.train.users, split.train.posts, NUM_USERS, NUM_POSTS, 40, damping=0.0)
-    assert (np.abs(users).max(0) > 0).sum() <= 5
-    split = planted()
-    users, posts = spectral_vectors(split.train.users, split.train.posts, NUM_USERS, NUM_POSTS, 40, damping=0.0)
-    assert NUM_GROUPS <= (np.abs(posts).max(0) > 0).sum() <= 2 * NUM_GROUPS
-
-
 def test_towers_on_ids_find_planted_groups_through_bundle_and_index(tmp_path):
     split = planted()
     fitted = fit_pairs(split.train, NUM_USERS, NUM_POSTS, small_config(), 0)
@@ -128,7 +117,7 @@ def test_towers_on_ids_find_planted_groups_through_bundle_and_index(tmp_path):
 
 
 def test_the_exported_vectors_are_at_most_256_wide():
-    assert pair_config(12.0).network.dim + 1 == 256
+    assert pair_config(24, 2).network.dim + 1 == 256
 
 
 def test_without_engagements_to_learn_from_the_recall_is_that_of_chance(tmp_path):

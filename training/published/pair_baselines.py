@@ -12,7 +12,7 @@ from models.towers import TwoTower
 from training.baselines import ItemToItem
 from training.factorisation import factorise
 from training.published.full_ranking import Int64s, Ranker, top_places
-from training.published.pair_towers import POST, USER, fit_pairs, mean_vectors, pair_config
+from training.published.pair_towers import POST, USER, context_config, fit_pairs, mean_vectors
 from training.published.pairs import Pairs, PairSplit
 
 
@@ -53,7 +53,7 @@ def item2vec(split: PairSplit, seed: int, is_quick: bool, num_threads: int = 2) 
     """
     starts, posts = split.train.by_user(split.num_users)
     contexts = _contexts(starts, posts, seed)
-    config = pair_config(len(contexts) / split.num_posts, is_quick)
+    config = context_config(len(contexts), split.num_posts, is_quick)
     fitted = fit_pairs(contexts, split.num_posts, split.num_posts, config, seed, num_threads=num_threads)
     every = np.arange(split.num_posts)
     towers = cast(TwoTower, fitted.module)

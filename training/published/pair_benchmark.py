@@ -52,7 +52,7 @@ def benchmark_pairs(
 def _two_tower(
     settings: Settings, split: PairSplit, seed: int, told: Told, is_quick: bool
 ) -> tuple[SeedRun, RunRecord]:
-    config = pair_config(len(split.train) / split.num_users, is_quick)
+    config = pair_config(len(split.train), split.num_users, is_quick)
     title = f"{TWO_TOWER}, seed {seed}"
     started, started_at = time.perf_counter(), WallClock().now()
     fitted = fit_pairs(

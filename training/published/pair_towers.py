@@ -1,6 +1,7 @@
 """The production two-tower trainer on pairs of ids: trained, saved as a bundle, searched through its FAISS index."""
 
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -20,24 +21,39 @@ from training.published.full_ranking import Int64s, Ranker
 from training.published.pairs import Pairs
 
 USER, POST = "pair__user", "pair__post"
-TEMPERATURE_OF_ONE = 0.0175
+TEMPERATURE_OF_ONE = 0.035
 """Temperature for one pair per user."""
+BATCHES_PER_EPOCH = 50
 WATCHED_ROWS = 20_000
 
 
-def pair_config(pairs_per_user: float, is_quick: bool = False) -> RetrievalConfig:
+def pair_config(num_pairs: int, num_users: int, is_quick: bool = False) -> RetrievalConfig:
     """What retrieval on ids alone learns with, whatever the split: chosen on parts of the train files.
 
-    The temperature grows with the root of `pairs_per_user`: a user of many posts spreads the softmax over all of them.
+    The temperature grows with the cube root of the pairs per user: a user of many posts spreads the softmax
+    over all of them.
     """
     return RetrievalConfig(
-        network=TowerConfig(
-            dim=255,
-            temperature=TEMPERATURE_OF_ONE * pairs_per_user**0.5,
-            is_temperature_learned=False,
-            user_identity=USER,
-            post_identity=POST,
+        network=_identities(TEMPERATURE_OF_ONE * (num_pairs / num_users) ** (1 / 3)),
+        loop=LoopConfig(
+            batch_size=ceil(num_users / BATCHES_PER_EPOCH),
+            max_epochs=1 if is_quick else 6,
+            table_learning_rate=0.06,
+            validations_per_epoch=1,
         ),
+        tasks=(POSITIVE,),
+        pointwise_weight=0.0,
+        softmax_over="all",
+        smoothing=2.0,
+        log_q_power=1.0,
+        spectral_damping=5.0,
+    )
+
+
+def context_config(num_contexts: int, num_posts: int, is_quick: bool = False) -> RetrievalConfig:
+    """What item2vec learns with: sampled softmax over the posts of a batch, for there are as many queries as posts."""
+    return RetrievalConfig(
+        network=_identities(0.0175 * (num_contexts / num_posts) ** 0.5),
         loop=LoopConfig(
             batch_size=2048, max_epochs=1 if is_quick else 3, table_learning_rate=0.04, validations_per_epoch=1
         ),
@@ -45,6 +61,12 @@ def pair_config(pairs_per_user: float, is_quick: bool = False) -> RetrievalConfi
         pointwise_weight=0.0,
         log_q_power=1.0,
         spectral_damping=5.0,
+    )
+
+
+def _identities(temperature: float) -> TowerConfig:
+    return TowerConfig(
+        dim=255, temperature=temperature, is_temperature_learned=False, user_identity=USER, post_identity=POST
     )
 
 
