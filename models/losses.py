@@ -9,19 +9,38 @@ from torch.nn import functional as F
 
 
 def masked_bce(
-    logits_BH: Tensor, labels_BH: Tensor, head_weights_H: Tensor | None = None, row_weights_B: Tensor | None = None
+    logits_BH: Tensor,
+    labels_BH: Tensor,
+    head_weights_H: Tensor | None = None,
+    row_weights_B: Tensor | None = None,
+    positive_weights_H: Tensor | None = None,
 ) -> Tensor:
     """Weighted sum over heads of each head's mean binary cross-entropy over its observed rows.
 
-    A NaN label is unobserved. A head without observed rows adds 0. Weights of heads default to 1 / H.
+    A NaN label is unobserved. A head without observed rows adds 0. Weights of heads default to 1 / H. Where a
+    positive counts w times, the logits that minimise the loss are too high by log w.
     """
     is_observed_BH = ~labels_BH.isnan()
-    loss_BH = F.binary_cross_entropy_with_logits(logits_BH, labels_BH.nan_to_num(0.0), reduction="none")
+    loss_BH = F.binary_cross_entropy_with_logits(
+        logits_BH, labels_BH.nan_to_num(0.0), reduction="none", pos_weight=positive_weights_H
+    )
     weight_BH = is_observed_BH.to(logits_BH.dtype)
     if row_weights_B is not None:
         weight_BH = weight_BH * row_weights_B[:, None]
     loss_H = (loss_BH * weight_BH).sum(0) / weight_BH.sum(0).clamp(min=1e-12)
     return loss_H.mean() if head_weights_H is None else (loss_H * head_weights_H).sum()
+
+
+def within_user_ranking(logits_B: Tensor, labels_B: Tensor, users_B: Tensor) -> Tensor:
+    """Mean over rows of softplus(negative - positive), averaged over the negatives that each positive's user has.
+
+    A positive counts once however many negatives its user has, as in an AUC per user weighted by positives. A NaN
+    label is in no pair. Source: Burges et al., RankNet, ICML 2005.
+    """
+    positive, negative = labels_B > 0.5, labels_B <= 0.5
+    is_pair_PN = users_B[positive][:, None] == users_B[negative][None, :]
+    loss_PN = F.softplus(logits_B[negative][None, :] - logits_B[positive][:, None]) * is_pair_PN
+    return (loss_PN.sum(1) / is_pair_PN.sum(1).clamp(min=1)).sum() / max(1, len(logits_B))
 
 
 def sampled_softmax(

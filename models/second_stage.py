@@ -1,10 +1,10 @@
 """The second stage: a multi-task multi-label network that predicts every engagement of a user with a post.
 
 Embeddings of ids, binned numeric inputs, target attention over the user's history, low-rank cross layers
-(DCN-v2), a shared trunk (or a mixture of experts) and one tower per head. Several such networks, trained
-on the same batches from different starts, may be averaged.
-Legend: B rows, L entries of history, D width of history and target, W inputs, E experts, H heads.
-Source: Wang et al., DCN V2, WWW 2021; Zhou et al., DIN, KDD 2018; Ma et al., MMoE, KDD 2018.
+(DCN-v2), a trunk (shared, mixture of experts or layered extraction) and one tower per head. Several such
+networks, trained on the same batches from different starts, may be averaged.
+Legend: B rows, L entries of history, D width of history and target, W inputs, H heads.
+Source: Wang et al., DCN V2, WWW 2021; Zhou et al., DIN, KDD 2018.
 """
 
 from collections.abc import Mapping
@@ -20,6 +20,7 @@ from models.embeddings import EntryTables, PlainTables
 from models.encode import EncodedSide
 from models.features import SIDES, Feature, FeatureSpec, Side
 from models.inputs import dense_width, indexed_rows
+from models.trunk import TrunkKind, build_trunk
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,11 @@ class SecondStageConfig:
     cross_rank: int = 32
     trunk: tuple[int, ...] = (256, 128)
     head_hidden: int = 32
-    num_experts: int = 1
-    """1 is a shared bottom; more is a multi-gate mixture of experts."""
+    trunk_kind: TrunkKind = "shared"
+    num_experts: int = 3
+    """Of a mixture; of layered extraction per group of heads, and as many shared ones."""
+    head_groups: tuple[int, ...] = ()
+    """Group of each head in layered extraction; empty gives each its own."""
     dropout: float = 0.1
     history_length: int = 20
     num_networks: int = 1
@@ -131,6 +135,17 @@ class SecondStage(nn.Module):
         """Logits [B, H] of every network."""
         return [network(user, post, cross) for network in self._networks()]
 
+    def spread(self, user: EncodedSide, post: EncodedSide, cross: EncodedSide) -> Tensor:
+        """Standard deviation [B, H] of the networks' logits: how little the training rows decide here.
+
+        Networks that differ in nothing but their start agree where there was much to learn from, so this is what an
+        explorer may add to the mean. Raises ValueError with fewer than two networks.
+        Source: Lakshminarayanan et al., Deep ensembles, NeurIPS 2017.
+        """
+        if len(self.networks) < 2:
+            raise ValueError("one network has no spread; set num_networks to 2 or more")
+        return torch.stack(self.each(user, post, cross)).std(0)
+
     def start_from(self, user: EncodedSide, post: EncodedSide, cross: EncodedSide, rates_H: Tensor) -> None:
         """Sets what training rows decide before the first step: bin edges, and biases at each head's rate."""
         sides: dict[Side, EncodedSide] = {"user": user, "post": post, "cross": cross}
@@ -139,6 +154,12 @@ class SecondStage(nn.Module):
                 bins.fit_edges(sides[side].numeric)
             with torch.no_grad():
                 network.bias_H.copy_(rates_H.logit())
+
+    @torch.no_grad()
+    def shift(self, logits_H: Tensor) -> None:
+        """Adds to every network's logits, so that a loss which counted a class more often is put right."""
+        for network in self._networks():
+            network.bias_H.add_(logits_H)
 
     def _networks(self) -> list["Network"]:
         return list(self.networks)  # type: ignore[arg-type]
@@ -162,9 +183,11 @@ class Network(nn.Module):
         width += sum(f.dim for features in self.pooled.values() for f in features)
         width += sum(block.width for block in self.attention)  # type: ignore[misc]
         self.cross = CrossLayers(width, config.cross_rank, config.num_cross_layers)
-        self.experts = nn.ModuleList(_trunk(width, config) for _ in range(config.num_experts))
         heads, out = len(config.heads), config.trunk[-1]
-        self.gate = nn.Linear(width, heads * config.num_experts) if config.num_experts > 1 else None
+        group_of = config.head_groups or tuple(range(heads))
+        if len(group_of) != heads:
+            raise ValueError(f"head_groups has {len(group_of)} numbers for {heads} heads; give one each, or none")
+        self.trunk = build_trunk(config.trunk_kind, width, config.trunk, config.num_experts, group_of, config.dropout)
         self.head_in_HOK = nn.Parameter(torch.randn(heads, out, config.head_hidden) * (2.0 / out) ** 0.5)
         self.head_in_bias_HK = nn.Parameter(torch.zeros(heads, config.head_hidden))
         self.head_out_HK = nn.Parameter(torch.randn(heads, config.head_hidden) * config.head_hidden**-0.5 * 0.1)
@@ -198,19 +221,6 @@ class Network(nn.Module):
         return torch.cat(parts, dim=1)
 
     def _heads(self, x_BW: Tensor) -> Tensor:
-        if self.gate is None:
-            hidden_1BO = self.experts[0](x_BW).unsqueeze(0)
-        else:
-            experts_BEO = torch.stack([expert(x_BW) for expert in self.experts], dim=1)
-            gates_BHE = self.gate(x_BW).view(len(x_BW), -1, len(self.experts)).softmax(2)
-            hidden_1BO = torch.bmm(gates_BHE, experts_BEO).transpose(0, 1)
-        towers_HBK = F.relu(torch.matmul(hidden_1BO, self.head_in_HOK) + self.head_in_bias_HK.unsqueeze(1))
+        hidden_HBO = self.trunk(x_BW)
+        towers_HBK = F.relu(torch.matmul(hidden_HBO, self.head_in_HOK) + self.head_in_bias_HK.unsqueeze(1))
         return (towers_HBK * self.head_out_HK.unsqueeze(1)).sum(2).T + self.bias_H
-
-
-def _trunk(width: int, config: SecondStageConfig) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for out in config.trunk:
-        layers += [nn.Linear(width, out), nn.LayerNorm(out), nn.ReLU(), nn.Dropout(config.dropout)]
-        width = out
-    return nn.Sequential(*layers)

@@ -3,7 +3,7 @@
 Legend: N rows, H heads.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,10 +15,10 @@ from core.schema import HEADS
 from models.calibration import apply_calibrators, fit_calibrators
 from models.encode import EncodedSide, encode
 from models.features import FeatureSpec
-from models.losses import masked_bce
 from models.metrics import head_metrics
 from models.second_stage import SecondStage, SecondStageConfig
 from training.examples import Examples
+from training.head_losses import HeadLoss
 from training.loop import FittedModel, LoopConfig, Progress, run_training, spaced_rows
 from training.unknown_users import as_unknown_users, forgotten_rows
 
@@ -36,6 +36,10 @@ class SecondStageRun:
         default_factory=lambda: dict.fromkeys(HEADS, 1.0) | {"click": 2.0, "long_view": 2.0, "like": 2.0}
     )
     """Weight of each head's loss; they are scaled to sum to 1."""
+    positive_weights: Mapping[str, float] = field(default_factory=dict)
+    """How often a positive of a rare head counts; what that adds to the logits is taken out after training."""
+    user_ranking: Mapping[str, float] = field(default_factory=dict)
+    """Weight of a loss on the order of a user's rows, by head. Batches then hold whole users."""
     unknown_user_share: float = 0.02
     """Share of the training rows that are learnt as if the user had never been met."""
 
@@ -58,15 +62,12 @@ class EncodedExamples:
 
 def encode_examples(spec: FeatureSpec, examples: Examples, heads: tuple[str, ...]) -> EncodedExamples:
     """The examples' tensors. Raises ValueError for a missing column or head."""
-    unknown = sorted(set(heads) - set(HEADS))
-    if unknown:
-        raise ValueError(f"heads {', '.join(unknown)} are no labels, expected some of {', '.join(HEADS)}")
-    chosen = [HEADS.index(head) for head in heads]
+    labels = torch.from_numpy(examples.labels_of(heads))
     return EncodedExamples(
         encode(spec, "user", examples.columns),
         encode(spec, "post", examples.columns),
         encode(spec, "cross", examples.columns),
-        torch.from_numpy(np.ascontiguousarray(examples.labels[:, chosen])),
+        labels,
         None if examples.weights is None else torch.from_numpy(np.array(examples.weights, dtype=np.float32)),
     )
 
@@ -91,6 +92,13 @@ def predict_logits(module: SecondStage, encoded: EncodedExamples) -> NDArray[np.
     return found
 
 
+def rows_by_user(user_ids: NDArray[np.int64]) -> tuple[Callable[[Tensor], Tensor], int]:
+    """What gives all rows of some users, numbered from 0, and how many users there are."""
+    _, user, counts = np.unique(user_ids, return_inverse=True, return_counts=True)
+    by_user = np.split(np.argsort(user, kind="stable"), np.cumsum(counts)[:-1])
+    return lambda users: torch.from_numpy(np.concatenate([by_user[u] for u in users.tolist()])), len(counts)
+
+
 def fit_second_stage(
     train: Examples,
     valid: Examples,
@@ -113,27 +121,29 @@ def fit_second_stage(
     _forget_users(encoded, spec, train, config.unknown_user_share, seed)
     valid_rows = spaced_rows(valid.num_rows, VALIDATION_ROWS)
     valid_encoded = encode_examples(spec, valid.take(valid_rows), network.heads)
-    weights = np.array([config.head_weights.get(head, 0.0) for head in network.heads], dtype=np.float32)
-    head_weights_H = torch.from_numpy(weights / weights.sum())
+    head_loss = HeadLoss(network.heads, config.head_weights, config.positive_weights, config.user_ranking)
+    rows_of, num_units = rows_by_user(train.user_ids) if config.user_ranking else (None, train.num_rows)
+    users = torch.from_numpy(train.user_ids)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = SecondStage(spec, network, is_training=True)
         # A bias at the head's log odds: rare heads then need not learn their rate first.
-        rates_H = encoded.labels.nanmean(0).nan_to_num(0.5).clamp(1e-5, 1 - 1e-5)
-        module.start_from(encoded.user, encoded.post, encoded.cross, rates_H)
+        module.start_from(encoded.user, encoded.post, encoded.cross, head_loss.start(encoded.labels))
 
-        def loss_of(rows: Tensor) -> Tensor:
+        def loss_of(units: Tensor) -> Tensor:
+            rows = units if rows_of is None else rows_of(units)
             batch = encoded.take(rows)
             logits = module.each(batch.user, batch.post, batch.cross)
-            losses = [masked_bce(found, batch.labels, head_weights_H, batch.weights) for found in logits]
+            losses = [head_loss(found, batch.labels, users[rows], batch.weights) for found in logits]
             return torch.stack(losses).mean()
 
         def validate() -> dict[str, float]:
             logits = torch.from_numpy(predict_logits(module, valid_encoded))
-            loss = masked_bce(logits, valid_encoded.labels, head_weights_H, valid_encoded.weights)
-            return {"valid_loss": float(loss)}
+            return {"valid_loss": float(head_loss.held_out(logits, valid_encoded.labels, valid_encoded.weights))}
 
-        history = run_training(module, config.loop, train.num_rows, loss_of, validate, seed, progress)
+        per_batch = max(1, round(config.loop.batch_size * num_units / max(1, train.num_rows)))
+        history = run_training(module, config.loop, num_units, loss_of, validate, seed, progress, per_batch)
+    module.shift(head_loss.correction)
     later = encode_examples(spec, calibration, network.heads)
     calibrators = fit_calibrators(predict_logits(module, later), later.labels.numpy(), calibration.weights)
     probabilities = apply_calibrators(predict_logits(module, valid_encoded), calibrators)
