@@ -3,11 +3,11 @@
 Embeddings of ids, binned numeric inputs, target attention over the user's history, low-rank cross layers
 (DCN-v2), a trunk (shared, mixture of experts or layered extraction) and one tower per head. Several such
 networks, trained on the same batches from different starts, may be averaged.
-Legend: B rows, L entries of history, D width of history and target, W inputs, H heads.
+Legend: B rows, L entries of history, D width of history and target, W inputs, H heads, K inputs of a last layer.
 Source: Wang et al., DCN V2, WWW 2021; Zhou et al., DIN, KDD 2018.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,9 @@ from models.encode import EncodedSide
 from models.features import SIDES, Feature, FeatureSpec, Side
 from models.inputs import dense_width, indexed_rows
 from models.trunk import TrunkKind, build_trunk
+
+Sides = tuple[EncodedSide, EncodedSide, EncodedSide]
+"""User, post and cross side of the same rows."""
 
 
 @dataclass(frozen=True)
@@ -136,15 +139,22 @@ class SecondStage(nn.Module):
         return [network(user, post, cross) for network in self._networks()]
 
     def spread(self, user: EncodedSide, post: EncodedSide, cross: EncodedSide) -> Tensor:
-        """Standard deviation [B, H] of the networks' logits: how little the training rows decide here.
+        """Standard deviation [B, H] of the logits, as far as the last layers' weights are unsure: for exploration.
 
-        Networks that differ in nothing but their start agree where there was much to learn from, so this is what an
-        explorer may add to the mean. Raises ValueError with fewer than two networks.
-        Source: Lakshminarayanan et al., Deep ensembles, NeurIPS 2017.
+        The root mean over networks of each one's variance. Before `fit_spread` it is the prior's.
         """
-        if len(self.networks) < 2:
-            raise ValueError("one network has no spread; set num_networks to 2 or more")
-        return torch.stack(self.each(user, post, cross)).std(0)
+        variances = [network.variance(network.towers(user, post, cross)) for network in self._networks()]
+        return torch.stack(variances).mean(0).sqrt()
+
+    def fit_spread(self, batches: Iterable[tuple[Sides, Tensor]], scale: float) -> None:
+        """Takes in what the training rows tell the last layers: sides and labels [B, H] of a sample, 1 / its share."""
+        self.eval()
+        precisions = [network.prior_precision() for network in self._networks()]
+        for sides, labels_BH in batches:
+            for network, precision_HKK in zip(self._networks(), precisions, strict=True):
+                network.add_precision(precision_HKK, sides, labels_BH, scale)
+        for network, precision_HKK in zip(self._networks(), precisions, strict=True):
+            network.covariance.copy_(torch.linalg.inv(precision_HKK))
 
     def start_from(self, user: EncodedSide, post: EncodedSide, cross: EncodedSide, rates_H: Tensor) -> None:
         """Sets what training rows decide before the first step: bin edges, and biases at each head's rate."""
@@ -167,6 +177,8 @@ class SecondStage(nn.Module):
 
 class Network(nn.Module):
     """One network of the second stage."""
+
+    covariance: Tensor  # [H, K + 1, K + 1], of the last layers
 
     def __init__(self, spec: FeatureSpec, config: SecondStageConfig, *, is_training: bool) -> None:
         super().__init__()
@@ -192,17 +204,44 @@ class Network(nn.Module):
         self.head_in_bias_HK = nn.Parameter(torch.zeros(heads, config.head_hidden))
         self.head_out_HK = nn.Parameter(torch.randn(heads, config.head_hidden) * config.head_hidden**-0.5 * 0.1)
         self.bias_H = nn.Parameter(torch.zeros(heads))
+        self.register_buffer("covariance", self.prior_precision())
 
     def forward(self, user: EncodedSide, post: EncodedSide, cross: EncodedSide) -> Tensor:
         """Logits [B, H]. `user` may have one row, which then meets all B posts."""
+        return self._logits(self.towers(user, post, cross))
+
+    def towers(self, user: EncodedSide, post: EncodedSide, cross: EncodedSide) -> Tensor:
+        """What the last layer of each head reads, [H, B, K]."""
         rows = indexed_rows(self.spec, "user", user) | indexed_rows(self.spec, "post", post)
         vectors = self.tables.embed(rows) if rows else {}
         num_rows = post.num_rows
         parts = [self._side("user", user, vectors, rows).expand(num_rows, -1), self._side("post", post, vectors, rows)]
         parts.append(self._side("cross", cross, vectors, rows).expand(num_rows, -1))
         parts += [block(vectors, rows) for block in self.attention]
-        x_BW = self.cross(torch.cat(parts, dim=1))
-        return self._heads(x_BW)
+        hidden_HBO = self.trunk(self.cross(torch.cat(parts, dim=1)))
+        return F.relu(torch.matmul(hidden_HBO, self.head_in_HOK) + self.head_in_bias_HK.unsqueeze(1))
+
+    def _logits(self, towers_HBK: Tensor) -> Tensor:
+        return (towers_HBK * self.head_out_HK.unsqueeze(1)).sum(2).T + self.bias_H
+
+    def prior_precision(self) -> Tensor:
+        """Of the last layer's weights and bias, a standard normal each, [H, K + 1, K + 1]."""
+        heads, width = self.head_out_HK.shape
+        return torch.eye(width + 1).repeat(heads, 1, 1)
+
+    @torch.no_grad()
+    def add_precision(self, precision_HKK: Tensor, sides: Sides, labels_BH: Tensor, scale: float) -> None:
+        """Adds the rows' curvature of the log likelihood (Laplace's approximation); unobserved labels add nothing."""
+        towers_HBK = self.towers(*sides)
+        chance_BH = self._logits(towers_HBK).sigmoid()
+        weight_BH = scale * chance_BH * (1 - chance_BH) * ~labels_BH.isnan()
+        inputs_HBK = _with_one(towers_HBK)
+        precision_HKK += inputs_HBK.transpose(1, 2) @ (inputs_HBK * weight_BH.T.unsqueeze(2))
+
+    def variance(self, towers_HBK: Tensor) -> Tensor:
+        """Of the logits, [B, H]. Source: MacKay, The evidence framework applied to classification networks, 1992."""
+        inputs_HBK = _with_one(towers_HBK)
+        return ((inputs_HBK @ self.covariance) * inputs_HBK).sum(2).T
 
     def side_bins(self) -> dict[Side, NumericBins]:
         return {side: self.bins[side] for side in SIDES}  # type: ignore[misc]
@@ -220,7 +259,7 @@ class Network(nn.Module):
             parts.append(total_BD / is_entry_BL.sum(1, keepdim=True).clamp(min=1))
         return torch.cat(parts, dim=1)
 
-    def _heads(self, x_BW: Tensor) -> Tensor:
-        hidden_HBO = self.trunk(x_BW)
-        towers_HBK = F.relu(torch.matmul(hidden_HBO, self.head_in_HOK) + self.head_in_bias_HK.unsqueeze(1))
-        return (towers_HBK * self.head_out_HK.unsqueeze(1)).sum(2).T + self.bias_H
+
+def _with_one(towers_HBK: Tensor) -> Tensor:
+    """A last input of 1, for the bias."""
+    return F.pad(towers_HBK, (0, 1), value=1.0)

@@ -24,6 +24,8 @@ from training.unknown_users import as_unknown_users, forgotten_rows
 
 VALIDATION_ROWS = 100_000
 PREDICT_ROWS = 8_192
+SPREAD_ROWS = 50_000
+"""Training rows that tell how sure the last layers are."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,13 @@ def predict_logits(module: SecondStage, encoded: EncodedExamples) -> NDArray[np.
     return found
 
 
+def _fit_spread(module: SecondStage, encoded: EncodedExamples) -> None:
+    num_rows = len(encoded.labels)
+    rows = torch.from_numpy(spaced_rows(num_rows, SPREAD_ROWS))
+    sample = (encoded.take(rows[start : start + PREDICT_ROWS]) for start in range(0, len(rows), PREDICT_ROWS))
+    module.fit_spread((((b.user, b.post, b.cross), b.labels) for b in sample), max(1.0, num_rows / SPREAD_ROWS))
+
+
 def rows_by_user(user_ids: NDArray[np.int64]) -> tuple[Callable[[Tensor], Tensor], int]:
     """What gives all rows of some users, numbered from 0, and how many users there are."""
     _, user, counts = np.unique(user_ids, return_inverse=True, return_counts=True)
@@ -144,6 +153,7 @@ def fit_second_stage(
         per_batch = max(1, round(config.loop.batch_size * num_units / max(1, train.num_rows)))
         history = run_training(module, config.loop, num_units, loss_of, validate, seed, progress, per_batch)
     module.shift(head_loss.correction)
+    _fit_spread(module, encoded)
     later = encode_examples(spec, calibration, network.heads)
     calibrators = fit_calibrators(predict_logits(module, later), later.labels.numpy(), calibration.weights)
     probabilities = apply_calibrators(predict_logits(module, valid_encoded), calibrators)
