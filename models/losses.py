@@ -31,18 +31,6 @@ def masked_bce(
     return loss_H.mean() if head_weights_H is None else (loss_H * head_weights_H).sum()
 
 
-def within_user_ranking(logits_B: Tensor, labels_B: Tensor, users_B: Tensor) -> Tensor:
-    """Mean over rows of softplus(negative - positive), averaged over the negatives that each positive's user has.
-
-    A positive counts once however many negatives its user has, as in an AUC per user weighted by positives. A NaN
-    label is in no pair. Source: Burges et al., RankNet, ICML 2005.
-    """
-    positive, negative = labels_B > 0.5, labels_B <= 0.5
-    is_pair_PN = users_B[positive][:, None] == users_B[negative][None, :]
-    loss_PN = F.softplus(logits_B[negative][None, :] - logits_B[positive][:, None]) * is_pair_PN
-    return (loss_PN.sum(1) / is_pair_PN.sum(1).clamp(min=1)).sum() / max(1, len(logits_B))
-
-
 def sampled_softmax(
     users_PD: Tensor,
     posts_ND: Tensor,

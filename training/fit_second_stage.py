@@ -3,7 +3,7 @@
 Legend: N rows, H heads.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,8 +40,6 @@ class SecondStageRun:
     """Weight of each head's loss; they are scaled to sum to 1."""
     positive_weights: Mapping[str, float] = field(default_factory=dict)
     """How often a positive of a rare head counts; what that adds to the logits is taken out after training."""
-    user_ranking: Mapping[str, float] = field(default_factory=dict)
-    """Weight of a loss on the order of a user's rows, by head. Batches then hold whole users."""
     unknown_user_share: float = 0.02
     """Share of the training rows that are learnt as if the user had never been met."""
 
@@ -101,13 +99,6 @@ def _fit_spread(module: SecondStage, encoded: EncodedExamples) -> None:
     module.fit_spread((((b.user, b.post, b.cross), b.labels) for b in sample), max(1.0, num_rows / SPREAD_ROWS))
 
 
-def rows_by_user(user_ids: NDArray[np.int64]) -> tuple[Callable[[Tensor], Tensor], int]:
-    """What gives all rows of some users, numbered from 0, and how many users there are."""
-    _, user, counts = np.unique(user_ids, return_inverse=True, return_counts=True)
-    by_user = np.split(np.argsort(user, kind="stable"), np.cumsum(counts)[:-1])
-    return lambda users: torch.from_numpy(np.concatenate([by_user[u] for u in users.tolist()])), len(counts)
-
-
 def fit_second_stage(
     train: Examples,
     valid: Examples,
@@ -130,28 +121,24 @@ def fit_second_stage(
     _forget_users(encoded, spec, train, config.unknown_user_share, seed)
     valid_rows = spaced_rows(valid.num_rows, VALIDATION_ROWS)
     valid_encoded = encode_examples(spec, valid.take(valid_rows), network.heads)
-    head_loss = HeadLoss(network.heads, config.head_weights, config.positive_weights, config.user_ranking)
-    rows_of, num_units = rows_by_user(train.user_ids) if config.user_ranking else (None, train.num_rows)
-    users = torch.from_numpy(train.user_ids)
+    head_loss = HeadLoss(network.heads, config.head_weights, config.positive_weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = SecondStage(spec, network, is_training=True)
         # A bias at the head's log odds: rare heads then need not learn their rate first.
         module.start_from(encoded.user, encoded.post, encoded.cross, head_loss.start(encoded.labels))
 
-        def loss_of(units: Tensor) -> Tensor:
-            rows = units if rows_of is None else rows_of(units)
+        def loss_of(rows: Tensor) -> Tensor:
             batch = encoded.take(rows)
             logits = module.each(batch.user, batch.post, batch.cross)
-            losses = [head_loss(found, batch.labels, users[rows], batch.weights) for found in logits]
+            losses = [head_loss(found, batch.labels, batch.weights) for found in logits]
             return torch.stack(losses).mean()
 
         def validate() -> dict[str, float]:
             logits = torch.from_numpy(predict_logits(module, valid_encoded))
             return {"valid_loss": float(head_loss.held_out(logits, valid_encoded.labels, valid_encoded.weights))}
 
-        per_batch = max(1, round(config.loop.batch_size * num_units / max(1, train.num_rows)))
-        history = run_training(module, config.loop, num_units, loss_of, validate, seed, progress, per_batch)
+        history = run_training(module, config.loop, train.num_rows, loss_of, validate, seed, progress)
     module.shift(head_loss.correction)
     _fit_spread(module, encoded)
     later = encode_examples(spec, calibration, network.heads)

@@ -1,4 +1,4 @@
-"""The loss of the second stage: cross-entropy per head, rare positives counted more often, order within a user.
+"""The loss of the second stage: cross-entropy per head, positives of rare heads counted more often.
 
 Legend: B rows, H heads.
 """
@@ -8,26 +8,18 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from models.losses import masked_bce, within_user_ranking
+from models.losses import masked_bce
 
 
 class HeadLoss:
-    """Weighted sum over heads.
-
-    `weights` are scaled to sum to 1; `positive_weights` and `ranking` name the heads that they concern.
-    """
+    """Weighted sum over heads; `weights` are scaled to sum to 1, a head without a positive weight has 1."""
 
     def __init__(
-        self,
-        heads: Sequence[str],
-        weights: Mapping[str, float],
-        positive_weights: Mapping[str, float],
-        ranking: Mapping[str, float],
+        self, heads: Sequence[str], weights: Mapping[str, float], positive_weights: Mapping[str, float]
     ) -> None:
         chosen_H = torch.tensor([weights.get(head, 0.0) for head in heads])
         self._weights_H = chosen_H / chosen_H.sum()
         self.positive_weights_H = torch.tensor([positive_weights.get(head, 1.0) for head in heads])
-        self._ranking = {heads.index(head): weight for head, weight in ranking.items() if head in heads}
 
     def start(self, labels_NH: Tensor) -> Tensor:
         """Each head's rate as the loss sees it, [H]: where a bias may start."""
@@ -39,11 +31,8 @@ class HeadLoss:
         """What makes the trained logits those of the real rates, [H]. Source: King and Zeng, 2001."""
         return -self.positive_weights_H.log()
 
-    def __call__(self, logits_BH: Tensor, labels_BH: Tensor, users_B: Tensor, row_weights_B: Tensor | None) -> Tensor:
-        loss = masked_bce(logits_BH, labels_BH, self._weights_H, row_weights_B, self.positive_weights_H)
-        for h, weight in self._ranking.items():
-            loss = loss + weight * within_user_ranking(logits_BH[:, h], labels_BH[:, h], users_B)
-        return loss
+    def __call__(self, logits_BH: Tensor, labels_BH: Tensor, row_weights_B: Tensor | None) -> Tensor:
+        return masked_bce(logits_BH, labels_BH, self._weights_H, row_weights_B, self.positive_weights_H)
 
     def held_out(self, logits_BH: Tensor, labels_BH: Tensor, row_weights_B: Tensor | None) -> Tensor:
         """Plain cross-entropy of logits that were put right: what training stops by."""

@@ -5,11 +5,10 @@ import pytest
 import torch
 
 from core.schema import HEADS
-from models.losses import within_user_ranking
 from models.metrics import auc, calibration
 from models.second_stage import SecondStageConfig
 from tests.planted_examples import examples, spec_of
-from training.fit_second_stage import SecondStageRun, encode_examples, fit_second_stage, rows_by_user
+from training.fit_second_stage import SecondStageRun, encode_examples, fit_second_stage
 from training.head_losses import HeadLoss
 from training.loop import LoopConfig
 
@@ -42,23 +41,13 @@ def test_a_rare_head_keeps_its_order_and_its_mean_however_often_its_positives_co
 
 def test_the_correction_undoes_what_the_weight_of_positives_adds():
     """Of ten rows one is positive. Counted nine times the best constant is log odds 0; the truth is log 1/9."""
-    loss = HeadLoss(("follow",), {"follow": 1.0}, {"follow": 9.0}, {})
+    loss = HeadLoss(("follow",), {"follow": 1.0}, {"follow": 9.0})
     labels = torch.tensor([[1.0]] + [[0.0]] * 9)
-    users = torch.zeros(10, dtype=torch.int64)
     at = torch.zeros(10, 1, requires_grad=True)
-    loss(at, labels, users, None).backward()
+    loss(at, labels, None).backward()
     assert float(at.grad.sum()) == pytest.approx(0.0, abs=1e-7)
     assert float(loss.correction[0]) == pytest.approx(np.log(1 / 9))
     assert float(loss.start(labels).logit()[0]) == pytest.approx(0.0, abs=1e-6)
-
-
-def test_order_within_a_user_by_hand():
-    """User 1: positive at 1, negatives at 0 and 2; user 2: positive without a negative; user 3: one row unobserved."""
-    logits = torch.tensor([1.0, 0.0, 2.0, 5.0, 0.0, 9.0])
-    labels = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0, float("nan")])
-    users = torch.tensor([1, 1, 1, 2, 3, 3])
-    expected = (np.log1p(np.exp(-1)) + np.log1p(np.exp(1))) / 2 / 6
-    assert float(within_user_ranking(logits, labels, users)) == pytest.approx(expected, abs=1e-6)
 
 
 def spread_after(num_rows, fresh):
@@ -95,9 +84,3 @@ def test_the_spread_is_that_of_a_logistic_regression_on_the_last_layers_inputs()
             hessian += p[row] * (1 - p[row]) * torch.outer(inputs[row], inputs[row])
         expected = torch.einsum("bk,kl,bl->b", inputs, hessian.inverse(), inputs).sqrt()
         torch.testing.assert_close(fitted.module.spread(*sides)[:, 1].double(), expected, rtol=1e-3, atol=1e-5)
-
-
-def test_batches_of_users_hold_all_their_rows():
-    rows_of, num_users = rows_by_user(np.array([5, 3, 5, 8, 3]))
-    assert num_users == 3
-    assert sorted(rows_of(torch.tensor([2, 0])).tolist()) == [1, 3, 4]

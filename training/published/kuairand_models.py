@@ -39,7 +39,6 @@ def kuairand_run(heads: tuple[str, ...] = HEADS, *, is_quick: bool = False) -> S
         ),
         LoopConfig(batch_size=1024, max_epochs=1, learning_rate=1e-3, validations_per_epoch=1),
         head_weights={head: weights.get(head, 1.0) for head in heads},
-        user_ranking={"long_view": 1.0},
         unknown_user_share=0.0,
     )
 
