@@ -1,6 +1,6 @@
 """What a model may know of each KuaiRand impression, as columns and as features.
 
-Everything learned from labels is as of the midnight before the impression, and never later than the split's first test
+Everything made of labels is as of the midnight before the impression, and never later than the split's first test
 day: the test days are ranked with what was known before them. A history row, which has no time, knows its own user's
 earlier rows and, of videos, other users' history (in folds of users, so that no label helps to predict itself).
 Legend: N rows, L entries of history.
@@ -72,7 +72,6 @@ def kuairand_columns(data: KuaiRand, first_test_day: int) -> Columns:
 def _attributes(data: KuaiRand) -> Columns:
     seconds = data.seconds[data.videos]
     found: Columns = {
-        "user__id": data.users,
         "request__surface": data.surface,
         "request__hour": data.shown_hour,
         "post__video": data.videos,
@@ -190,7 +189,6 @@ def kuairand_features(data: KuaiRand, columns: Columns) -> list[Feature]:
         for kind in LIST_KINDS
         for table, shape in tables.items()
     ]
-    found.append(indexed("user__id", "user", "user", len(data.user_ids) + 2, 8))
     found.append(indexed("request__surface", "user", "surface", int(data.surface.max()) + 3, 6))
     found.append(indexed("request__hour", "user", "hour", 26, 4))
     for name, side in _coded(columns):
@@ -200,7 +198,7 @@ def kuairand_features(data: KuaiRand, columns: Columns) -> list[Feature]:
 
 def tree_columns(columns: Mapping[str, Any]) -> list[str]:
     """Columns a tree can use: all but the lists and the bare ids, which reach it through the rates."""
-    without = {"user__id", "post__video", "post__author"}
+    without = {"post__video", "post__author"}
     return [
         name for name in columns if name not in without and not name.startswith(tuple(f"{k}__" for k in LIST_KINDS))
     ]
@@ -211,7 +209,7 @@ def _coded(columns: Columns) -> list[tuple[str, Side]]:
 
 
 def _numeric(columns: Columns) -> list[str]:
-    return [name for name in columns if any(part in name for part in ("rate_", "_lift", "count", "__seconds"))]
+    return [name for name in columns if any(part in name for part in ("rate_", "_lift", "count", "seconds"))]
 
 
 def _side(name: str) -> Side:

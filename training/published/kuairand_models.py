@@ -35,9 +35,8 @@ def kuairand_run(heads: tuple[str, ...] = HEADS, *, is_quick: bool = False) -> S
             trunk=(128, 64),
             dropout=0.2,
             history_length=HISTORY_LENGTH,
-            num_networks=1 if is_quick else 3,
         ),
-        LoopConfig(batch_size=1024, max_epochs=1, learning_rate=1e-3, validations_per_epoch=1),
+        LoopConfig(batch_size=256 if is_quick else 1024, max_epochs=1, learning_rate=1e-3, validations_per_epoch=1),
         head_weights={head: weights.get(head, 1.0) for head in heads},
         unknown_user_share=0.0,
     )
@@ -71,7 +70,12 @@ def single_task_logits(
 def lightgbm_logits(parts: Parts, heads: Sequence[str], seed: int, num_threads: int, *, is_quick: bool) -> Logits:
     """LightGBM for each of `heads` on the same rows and columns, with early stopping on the validation day."""
     config = LightGbmConfig(
-        num_leaves=31, min_data_in_leaf=100, max_rounds=60 if is_quick else 600, num_threads=num_threads, seed=seed
+        num_leaves=31,
+        min_data_in_leaf=100,
+        max_rounds=60 if is_quick else 600,
+        is_weighted=True,
+        num_threads=num_threads,
+        seed=seed,
     )
     names = tree_columns(parts.train.columns)
     models = [fit_lightgbm(parts.train, parts.valid, HEADS.index(head), names, config) for head in heads]

@@ -19,6 +19,8 @@ TEST_FROM = 20220429
 TUNING_DAYS = 2
 HISTORY_ROWS = 20
 """History rows of each user, the latest, that are learnt from; all of them feed rates and lists."""
+DATED_WEIGHT = 3.0
+"""What a dated row counts beside a history row, which is older and knows neither surface nor hour."""
 DAY_SECONDS = 86_400.0
 
 
@@ -86,5 +88,6 @@ def _examples(data: KuaiRand, columns: Columns, is_in: NDArray[np.bool_]) -> Exa
         data.video_ids[data.videos[rows]],
         rows,
         (data.day[rows] * DAY_SECONDS).astype(np.float64),
+        np.where(data.is_history[rows], 1.0, DATED_WEIGHT).astype(np.float32),
         label_names=HEADS,
     )
