@@ -3,15 +3,10 @@ import pytest
 
 from core.errors import InputError
 from tests.small_kuairand import log_line, write_folder
-from training.published.kuairand_features import (
-    HISTORY_LENGTH,
-    kuairand_columns,
-    kuairand_features,
-    latest,
-    tree_columns,
-)
+from training.published.kuairand_features import HISTORY_LENGTH, kuairand_columns, latest
 from training.published.kuairand_log import HEADS, read_kuairand
 from training.published.kuairand_parts import days_of, kuairand_parts
+from training.published.kuairand_spec import kuairand_features, tree_columns
 
 LONG_VIEW, PROFILE = HEADS.index("long_view"), HEADS.index("profile_enter")
 HISTORY = [(0, 3, 0, 1), (0, 1, 1, 0), (1, 0, 0, 1), (2, 0, 0, 0), (2, 1, 2, 1)]

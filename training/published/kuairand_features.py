@@ -1,4 +1,4 @@
-"""What a model may know of each KuaiRand impression, as columns and as features.
+"""What a model may know of each KuaiRand impression, as columns.
 
 Everything made of labels is as of the midnight before the impression, and never later than the split's first test
 day: the test days are ranked with what was known before them. A history row, which has no time, knows its own user's
@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features import Feature, Side
-from models.numeric import Transform
 from training.published.kuairand_log import HEADS, KuaiRand
 from training.published.rates import Sums, fold_of, sums_before, sums_of_others
 
@@ -167,55 +165,3 @@ def latest(
     where = ends[:, None] - 1 - np.arange(HISTORY_LENGTH)
     is_own = where >= starts[:, None]
     return np.where(is_own, listed[np.where(is_own, where, 0)] if len(listed) else -1, -1)
-
-
-def kuairand_features(data: KuaiRand, columns: Columns) -> list[Feature]:
-    """The features that read these columns, tables sized by the data."""
-    tables = {
-        "video": (len(data.video_ids) + 2, 16),
-        "author": (int(data.authors.max()) + 3, 8),
-        "topic": (int(data.topics.max()) + 3, 8),
-        "length": (len(DURATION_EDGES) + 3, 4),
-    }
-
-    def indexed(name: str, side: Side, table: str, rows: int, dim: int, group: str = "") -> Feature:
-        kind: Any = "sequence" if group else "categorical"
-        length = HISTORY_LENGTH if group else 1
-        return Feature(name, side, kind, table=table, num_rows=rows, dim=dim, length=length, group=group)
-
-    found = [indexed(f"post__{table}", "post", table, *shape) for table, shape in tables.items()]
-    found += [
-        indexed(f"{kind}__{table}", "user", table, *shape, group=kind)
-        for kind in LIST_KINDS
-        for table, shape in tables.items()
-    ]
-    found.append(indexed("request__surface", "user", "surface", int(data.surface.max()) + 3, 6))
-    found.append(indexed("request__hour", "user", "hour", 26, 4))
-    for name, side in _coded(columns):
-        found.append(indexed(name, side, name.replace("__", "_"), int(columns[name].max()) + 3, 4))
-    return found + [Feature(name, _side(name), "numeric", _transform(name)) for name in _numeric(columns)]
-
-
-def tree_columns(columns: Mapping[str, Any]) -> list[str]:
-    """Columns a tree can use: all but the lists and the bare ids, which reach it through the rates."""
-    without = {"post__video", "post__author"}
-    return [
-        name for name in columns if name not in without and not name.startswith(tuple(f"{k}__" for k in LIST_KINDS))
-    ]
-
-
-def _coded(columns: Columns) -> list[tuple[str, Side]]:
-    return [(name, _side(name)) for name in columns if "__code_" in name]
-
-
-def _numeric(columns: Columns) -> list[str]:
-    return [name for name in columns if any(part in name for part in ("rate_", "_lift", "count", "seconds"))]
-
-
-def _side(name: str) -> Side:
-    prefix = name.partition("__")[0]
-    return "post" if prefix == "post" else "cross" if prefix == "cross" else "user"
-
-
-def _transform(name: str) -> Transform:
-    return "logit" if "rate_" in name else "log1p" if "count" in name or "seconds" in name else "identity"

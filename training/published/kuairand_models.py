@@ -17,9 +17,10 @@ from models.second_stage import SecondStageConfig
 from training.baselines import LightGbmConfig, fit_lightgbm
 from training.fit_second_stage import SecondStageRun, fit_second_stage
 from training.loop import FittedModel, LoopConfig, Progress
-from training.published.kuairand_features import HISTORY_LENGTH, tree_columns
+from training.published.kuairand_features import HISTORY_LENGTH
 from training.published.kuairand_log import HEADS
 from training.published.kuairand_parts import Parts
+from training.published.kuairand_spec import tree_columns
 from training.train import load_second_stage, predict_logits
 
 Logits = tuple[NDArray[Any], NDArray[Any]]

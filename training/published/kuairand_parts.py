@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from core.errors import InputError
 from models.features import Feature
 from training.examples import Examples
-from training.published.kuairand_features import Columns, kuairand_columns, kuairand_features
+from training.published.kuairand_features import Columns, kuairand_columns
 from training.published.kuairand_log import HEADS, KuaiRand
+from training.published.kuairand_spec import kuairand_features
 
 TEST_FROM = 20220429
 TUNING_DAYS = 2
