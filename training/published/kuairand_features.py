@@ -19,7 +19,9 @@ from training.published.rates import Sums, fold_of, sums_before, sums_of_others
 HISTORY_LENGTH = 20
 DURATION_EDGES = np.array([10, 15, 20, 30, 40, 60, 80, 110, 150, 200, 300], dtype=np.float32)
 """Seconds at which the duration's buckets begin."""
-RATE_HEADS = ("long_view", "like", "click", "profile_enter")
+RATE_HEADS = ("long_view", "like")
+"""What the history tells too. Rates of the others would grow over the few dated days: a test row would know four of
+them, a training row none to two."""
 USER_STRENGTH, POST_STRENGTH, PAIR_STRENGTH = 5.0, 20.0, 5.0
 RARE_STRENGTH = 50.0
 LIST_KINDS = {"viewed": 1, "skipped": 0}
@@ -91,7 +93,7 @@ def _lengths(data: KuaiRand) -> NDArray[np.int64]:
 def _rates(known: _Known) -> Columns:
     data, one = known.data, np.zeros(len(known.data.users), dtype=np.int64)
     topic, length = data.topics[data.videos] + 1, _lengths(data)[data.videos] + 1
-    author, surface = data.authors[data.videos], data.surface + 1
+    author = data.authors[data.videos]
     found: Columns = {}
     for head in RATE_HEADS:
         values = known.label(head)
@@ -104,10 +106,9 @@ def _rates(known: _Known) -> Columns:
         found[f"cross__topic_rate_{head}"] = known.of_user(topic, values).rate(
             found[f"user__rate_{head}"], RARE_STRENGTH if is_rare else PAIR_STRENGTH
         )
-        if head in ("long_view", "click"):
-            found[f"user__count_{head}"], found[f"post__count_{head}"] = users.count, videos.count
+    found["user__count_long_view"], found["post__count_long_view"] = users.count, videos.count
     views, user_rate = known.label("long_view"), found["user__rate_long_view"]
-    pairs = {"topic": topic, "author": author, "length": length, "video": data.videos, "surface": surface}
+    pairs = {"topic": topic, "author": author, "length": length, "video": data.videos}
     for name, keys in pairs.items():
         sums = known.of_user(keys, views)
         found[f"cross__{name}_lift"] = sums.rate(user_rate, PAIR_STRENGTH) - user_rate
