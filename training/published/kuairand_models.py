@@ -35,7 +35,7 @@ FREQUENT = ("click", "long_view")
 
 
 def kuairand_run(heads: tuple[str, ...] = HEADS, *, is_quick: bool = False) -> SecondStageRun:
-    """How the network learns; chosen with --tune. One epoch: in a second, vectors of ids learn rows by heart.
+    """How the network learns; chosen on 04-27..28. One epoch: in a second, vectors of ids learn rows by heart.
 
     Frequent heads and rare ones have experts of their own, or the weight that profile visits need costs long views.
     """
