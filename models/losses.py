@@ -9,14 +9,21 @@ from torch.nn import functional as F
 
 
 def masked_bce(
-    logits_BH: Tensor, labels_BH: Tensor, head_weights_H: Tensor | None = None, row_weights_B: Tensor | None = None
+    logits_BH: Tensor,
+    labels_BH: Tensor,
+    head_weights_H: Tensor | None = None,
+    row_weights_B: Tensor | None = None,
+    positive_weights_H: Tensor | None = None,
 ) -> Tensor:
     """Weighted sum over heads of each head's mean binary cross-entropy over its observed rows.
 
-    A NaN label is unobserved. A head without observed rows adds 0. Weights of heads default to 1 / H.
+    A NaN label is unobserved. A head without observed rows adds 0. Weights of heads default to 1 / H. Where a
+    positive counts w times, the logits that minimise the loss are too high by log w.
     """
     is_observed_BH = ~labels_BH.isnan()
-    loss_BH = F.binary_cross_entropy_with_logits(logits_BH, labels_BH.nan_to_num(0.0), reduction="none")
+    loss_BH = F.binary_cross_entropy_with_logits(
+        logits_BH, labels_BH.nan_to_num(0.0), reduction="none", pos_weight=positive_weights_H
+    )
     weight_BH = is_observed_BH.to(logits_BH.dtype)
     if row_weights_B is not None:
         weight_BH = weight_BH * row_weights_B[:, None]

@@ -1,13 +1,14 @@
 """The second stage: a multi-task multi-label network that predicts every engagement of a user with a post.
 
 Embeddings of ids, binned numeric inputs, target attention over the user's history, low-rank cross layers
-(DCN-v2), a shared trunk (or a mixture of experts) and one tower per head. Several such networks, trained
-on the same batches from different starts, may be averaged. What belongs to the user is computed once per request.
-Legend: B rows, R requests, L entries of history, W inputs, E experts, H heads.
-Source: Wang et al., DCN V2, WWW 2021; Ma et al., MMoE, KDD 2018.
+(DCN-v2), a trunk (shared, mixture of experts or layered extraction) and one tower per head. Several such
+networks, trained on the same batches from different starts, may be averaged. What belongs to the user is
+computed once per request.
+Legend: B rows, R requests, L entries of history, W inputs, H heads, K inputs of a last layer.
+Source: Wang et al., DCN V2, WWW 2021.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +25,10 @@ from models.history import TargetAttention
 from models.inputs import dense_width, indexed_rows
 from models.request_grid import RequestGrid, request_grid
 from models.sequence import SequenceConfig
+from models.trunk import TrunkKind, build_trunk
+
+Sides = tuple[EncodedSide, EncodedSide, EncodedSide, Tensor | None]
+"""User [R], post [B] and cross side, and each post's row of the users, [B]."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,11 @@ class SecondStageConfig:
     cross_rank: int = 32
     trunk: tuple[int, ...] = (256, 128)
     head_hidden: int = 32
-    num_experts: int = 1
-    """1 is a shared bottom; more is a multi-gate mixture of experts."""
+    trunk_kind: TrunkKind = "shared"
+    num_experts: int = 3
+    """Of a mixture; of layered extraction per group of heads, and as many shared ones."""
+    head_groups: tuple[int, ...] = ()
+    """Group of each head in layered extraction; empty gives each its own."""
     dropout: float = 0.1
     history_length: int = 20
     history_encoder: Literal["none", "pooled", "transformer", "hstu"] = "none"
@@ -102,6 +110,25 @@ class SecondStage(nn.Module):
         grid = request_grid(user_of, user.num_rows, post.num_rows)
         return [network(user, post, cross, grid) for network in self._networks()]
 
+    def spread(self, user: EncodedSide, post: EncodedSide, cross: EncodedSide, user_of: Tensor | None = None) -> Tensor:
+        """Standard deviation [B, H] of the logits, as far as the last layers' weights are unsure: for exploration.
+
+        The root mean over networks of each one's variance. Before `fit_spread` it is the prior's.
+        """
+        grid = request_grid(user_of, user.num_rows, post.num_rows)
+        variances = [network.variance(network.towers(user, post, cross, grid)) for network in self._networks()]
+        return torch.stack(variances).mean(0).sqrt()
+
+    def fit_spread(self, batches: Iterable[tuple[Sides, Tensor]], scale: float) -> None:
+        """Takes in what the training rows tell the last layers: sides and labels [B, H] of a sample, 1 / its share."""
+        self.eval()
+        precisions = [network.prior_precision() for network in self._networks()]
+        for sides, labels_BH in batches:
+            for network, precision_HKK in zip(self._networks(), precisions, strict=True):
+                network.add_precision(precision_HKK, sides, labels_BH, scale)
+        for network, precision_HKK in zip(self._networks(), precisions, strict=True):
+            network.covariance.copy_(torch.linalg.inv(precision_HKK))
+
     def start_from(
         self, user: EncodedSide, post: EncodedSide, cross: EncodedSide, user_of: Tensor, rates_H: Tensor
     ) -> None:
@@ -114,12 +141,20 @@ class SecondStage(nn.Module):
             with torch.no_grad():
                 network.bias_H.copy_(rates_H.logit())
 
+    @torch.no_grad()
+    def shift(self, logits_H: Tensor) -> None:
+        """Adds to every network's logits, so that a loss which counted a class more often is put right."""
+        for network in self._networks():
+            network.bias_H.add_(logits_H)
+
     def _networks(self) -> list["Network"]:
         return list(self.networks)  # type: ignore[arg-type]
 
 
 class Network(nn.Module):
     """One network of the second stage."""
+
+    covariance: Tensor  # [H, K + 1, K + 1], of the last layers
 
     def __init__(self, spec: FeatureSpec, config: SecondStageConfig, *, is_training: bool) -> None:
         super().__init__()
@@ -137,23 +172,53 @@ class Network(nn.Module):
         width += sum(f.dim for features in self.pooled.values() for f in features)
         width += sum(block.width for block in self.attention)  # type: ignore[misc]
         self.cross = CrossLayers(width, config.cross_rank, config.num_cross_layers)
-        self.experts = nn.ModuleList(_trunk(width, config) for _ in range(config.num_experts))
         heads, out = len(config.heads), config.trunk[-1]
-        self.gate = nn.Linear(width, heads * config.num_experts) if config.num_experts > 1 else None
+        group_of = config.head_groups or tuple(range(heads))
+        if len(group_of) != heads:
+            raise ValueError(f"head_groups has {len(group_of)} numbers for {heads} heads; give one each, or none")
+        self.trunk = build_trunk(config.trunk_kind, width, config.trunk, config.num_experts, group_of, config.dropout)
         self.head_in_HOK = nn.Parameter(torch.randn(heads, out, config.head_hidden) * (2.0 / out) ** 0.5)
         self.head_in_bias_HK = nn.Parameter(torch.zeros(heads, config.head_hidden))
         self.head_out_HK = nn.Parameter(torch.randn(heads, config.head_hidden) * config.head_hidden**-0.5 * 0.1)
         self.bias_H = nn.Parameter(torch.zeros(heads))
+        self.register_buffer("covariance", self.prior_precision())
 
     def forward(self, user: EncodedSide, post: EncodedSide, cross: EncodedSide, grid: RequestGrid) -> Tensor:
         """Logits [B, H]."""
+        return self._logits(self.towers(user, post, cross, grid))
+
+    def towers(self, user: EncodedSide, post: EncodedSide, cross: EncodedSide, grid: RequestGrid) -> Tensor:
+        """What the last layer of each head reads, [H, B, K]."""
         rows = indexed_rows(self.spec, "user", user) | indexed_rows(self.spec, "post", post)
         vectors = self.tables.embed(rows) if rows else {}
         parts = [grid.repeat(self._side("user", user, vectors, rows)), self._side("post", post, vectors, rows)]
         parts.append(self._side("cross", cross, vectors, rows).expand(post.num_rows, -1))
         parts += [block(vectors, rows, grid) for block in self.attention]
-        x_BW = self.cross(torch.cat(parts, dim=1))
-        return self._heads(x_BW)
+        hidden_HBO = self.trunk(self.cross(torch.cat(parts, dim=1)))
+        return F.relu(torch.matmul(hidden_HBO, self.head_in_HOK) + self.head_in_bias_HK.unsqueeze(1))
+
+    def _logits(self, towers_HBK: Tensor) -> Tensor:
+        return (towers_HBK * self.head_out_HK.unsqueeze(1)).sum(2).T + self.bias_H
+
+    def prior_precision(self) -> Tensor:
+        """Of the last layer's weights and bias, a standard normal each, [H, K + 1, K + 1]."""
+        heads, width = self.head_out_HK.shape
+        return torch.eye(width + 1).repeat(heads, 1, 1)
+
+    @torch.no_grad()
+    def add_precision(self, precision_HKK: Tensor, sides: Sides, labels_BH: Tensor, scale: float) -> None:
+        """Adds the rows' curvature of the log likelihood (Laplace's approximation); unobserved labels add nothing."""
+        user, post, cross, user_of = sides
+        towers_HBK = self.towers(user, post, cross, request_grid(user_of, user.num_rows, post.num_rows))
+        chance_BH = self._logits(towers_HBK).sigmoid()
+        weight_BH = scale * chance_BH * (1 - chance_BH) * ~labels_BH.isnan()
+        inputs_HBK = _with_one(towers_HBK)
+        precision_HKK += inputs_HBK.transpose(1, 2) @ (inputs_HBK * weight_BH.T.unsqueeze(2))
+
+    def variance(self, towers_HBK: Tensor) -> Tensor:
+        """Of the logits, [B, H]. Source: MacKay, The evidence framework applied to classification networks, 1992."""
+        inputs_HBK = _with_one(towers_HBK)
+        return ((inputs_HBK @ self.covariance) * inputs_HBK).sum(2).T
 
     def side_bins(self) -> dict[Side, NumericBins]:
         return {side: self.bins[side] for side in SIDES}  # type: ignore[misc]
@@ -171,20 +236,7 @@ class Network(nn.Module):
             parts.append(total_BD / is_entry_BL.sum(1, keepdim=True).clamp(min=1))
         return torch.cat(parts, dim=1)
 
-    def _heads(self, x_BW: Tensor) -> Tensor:
-        if self.gate is None:
-            hidden_1BO = self.experts[0](x_BW).unsqueeze(0)
-        else:
-            experts_BEO = torch.stack([expert(x_BW) for expert in self.experts], dim=1)
-            gates_BHE = self.gate(x_BW).view(len(x_BW), -1, len(self.experts)).softmax(2)
-            hidden_1BO = torch.bmm(gates_BHE, experts_BEO).transpose(0, 1)
-        towers_HBK = F.relu(torch.matmul(hidden_1BO, self.head_in_HOK) + self.head_in_bias_HK.unsqueeze(1))
-        return (towers_HBK * self.head_out_HK.unsqueeze(1)).sum(2).T + self.bias_H
 
-
-def _trunk(width: int, config: SecondStageConfig) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for out in config.trunk:
-        layers += [nn.Linear(width, out), nn.LayerNorm(out), nn.ReLU(), nn.Dropout(config.dropout)]
-        width = out
-    return nn.Sequential(*layers)
+def _with_one(towers_HBK: Tensor) -> Tensor:
+    """A last input of 1, for the bias."""
+    return F.pad(towers_HBK, (0, 1), value=1.0)

@@ -245,10 +245,13 @@ def evaluate(
 @app.command()
 def benchmark(
     dataset: Annotated[
-        str, typer.Argument(help="gowalla, movielens1m, beauty, or a name for another set in their format.")
+        str, typer.Argument(help="gowalla, movielens1m, beauty, kuairand, or a name for another set in their format.")
     ],
     data_dir: Annotated[
-        Path, typer.Option(help="Folder with train.txt and test.txt (pairs), or one text file (sequences).")
+        Path,
+        typer.Option(
+            help="Folder with train.txt and test.txt (pairs), KuaiRand's files, or one text file (sequences)."
+        ),
     ],
     seeds: Annotated[int, typer.Option(min=1, help="Trainings, with seeds 0, 1, ...")] = 1,
     tune: Annotated[
@@ -258,12 +261,11 @@ def benchmark(
 ) -> None:
     """Train on published data and stand beside published figures."""
     with _told() as settings:
-        from training.published.pair_benchmark import benchmark_pairs
-        from training.published.sequence_benchmark import benchmark_sequences
+        from training.published.formats import benchmark_of
 
         # A workspace of its own, whatever VITRINE_DATASET says.
         own = Settings(**(dict(settings) | {"dataset": dataset}))
-        run = benchmark_pairs if (data_dir / "train.txt").exists() else benchmark_sequences
+        run = benchmark_of(data_dir)
         with _bar(f"Benchmark {dataset}") as bar:
             outcome = run(own, data_dir, seeds, bar.at, is_quick=quick, is_tuning=tune)
         console.print(outcome.table())

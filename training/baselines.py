@@ -83,6 +83,8 @@ class LightGbmConfig:
     feature_fraction: float = 0.5
     max_rounds: int = 600
     stopping_rounds: int = 30
+    is_weighted: bool = False
+    """Whether the training rows' weights count."""
     num_threads: int = 2
     seed: int = 0
 
@@ -140,7 +142,8 @@ def fit_lightgbm(
     matrix = Matrix(train.columns, names)
     keep, check = ~np.isnan(train.labels[:, head]), ~np.isnan(validation.labels[:, head])
     options = {"feature_name": matrix.feature_names, "categorical_feature": matrix.categorical, "free_raw_data": True}
-    rows = lightgbm.Dataset(matrix.of(train.columns)[keep], train.labels[keep, head], **options)
+    weights = train.weights[keep] if config.is_weighted and train.weights is not None else None
+    rows = lightgbm.Dataset(matrix.of(train.columns)[keep], train.labels[keep, head], weight=weights, **options)
     checks = lightgbm.Dataset(matrix.of(validation.columns)[check], validation.labels[check, head], reference=rows)
     params = {
         "objective": "binary",

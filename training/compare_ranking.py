@@ -18,11 +18,11 @@ from core.errors import BundleError
 from core.schema import HEADS
 from core.settings import Settings
 from models.bundle import SecondStageBundle
-from models.calibration import apply_calibrators, fit_calibrators
 from models.metrics import head_metrics
 from training.baselines import LightGbmConfig, fit_lightgbm, lightgbm_columns
 from training.examples import Examples
 from training.publish import champion_bundle
+from training.recalibration import recalibrated
 from training.set_files import ExampleSet
 from training.splits import DAY_SECONDS, TimeSplit
 from training.train import TrainOptions, fit_stage, load_second_stage, predict_logits
@@ -162,16 +162,15 @@ def recalibrated_by_day(
     split: TimeSplit,
 ) -> NDArray[np.float64]:
     """Probabilities of the test rows [N, H]; each day's calibrators know the day before it and nothing later."""
-    at = np.concatenate([later.served_at, test.served_at])
-    logits = np.concatenate([later_logits, test_logits])
+    day = np.concatenate([_days(later, split), _days(test, split)])
     labels = np.concatenate([later.labels, test.labels])[:, label_columns]
-    probabilities = np.empty(test_logits.shape, dtype=np.float64)
-    for day_from in np.arange(split.test_from, split.test_until, DAY_SECONDS):
-        is_known = (at >= day_from - DAY_SECONDS) & (at < day_from)
-        is_day = (test.served_at >= day_from) & (test.served_at < day_from + DAY_SECONDS)
-        calibrators = fit_calibrators(logits[is_known], labels[is_known])
-        probabilities[is_day] = apply_calibrators(test_logits[is_day], calibrators)
-    return probabilities
+    return recalibrated(day, np.concatenate([later_logits, test_logits]), labels, first_day=0, memory_days=1)
+
+
+def _days(part: Examples, split: TimeSplit) -> NDArray[np.int64]:
+    """Days since the test part begins, [N]."""
+    days: NDArray[np.int64] = np.floor((part.served_at - split.test_from) / DAY_SECONDS).astype(np.int64)
+    return days
 
 
 def _logit(p: NDArray[Any]) -> NDArray[np.float64]:

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.schema import HEADS
 from models.encode import EncodedSide, encode
 from models.features import FeatureSpec
 from training.examples import Examples
@@ -47,17 +46,14 @@ class EncodedExamples:
 
 def encode_examples(spec: FeatureSpec, examples: Examples, heads: tuple[str, ...]) -> EncodedExamples:
     """The examples' tensors. Raises ValueError for a missing column or head."""
-    unknown = sorted(set(heads) - set(HEADS))
-    if unknown:
-        raise ValueError(f"heads {', '.join(unknown)} are no labels, expected some of {', '.join(HEADS)}")
-    chosen = [HEADS.index(head) for head in heads]
+    labels = torch.from_numpy(examples.labels_of(heads))
     users, user_of = examples.users()
     return EncodedExamples(
         encode(spec, "user", users),
         encode(spec, "post", examples.columns),
         encode(spec, "cross", examples.columns),
         torch.from_numpy(user_of),
-        torch.from_numpy(np.ascontiguousarray(examples.labels[:, chosen])),
+        labels,
         None if examples.weights is None else torch.from_numpy(np.array(examples.weights, dtype=np.float32)),
     )
 

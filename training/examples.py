@@ -1,6 +1,6 @@
 """What a training loop reads: columns with labels, in memory or memory-mapped."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ def taken(columns: Columns, rows: NDArray[Any] | slice) -> Columns:
 class Examples:
     """N labelled rows; a row is one impression, or one candidate of a request for the first stage.
 
-    labels [N, H] float32, NaN where the label was not observed, in the order of core.schema.HEADS;
+    labels [N, H] float32, NaN where the label was not observed, in the order of `label_names`;
     served_at [N] unix seconds; weights [N] float32 inverse sampling rates, None for all 1.
     """
 
@@ -68,6 +68,7 @@ class Examples:
     request_ids: NDArray[np.int64]
     served_at: NDArray[np.float64]
     weights: NDArray[np.float32] | None = None
+    label_names: tuple[str, ...] = HEADS
 
     def __post_init__(self) -> None:
         rows = {
@@ -84,8 +85,8 @@ class Examples:
         if len(set(rows.values())) > 1:
             odd = {k: v for k, v in rows.items() if v != len(self.labels)}
             raise ValueError(f"examples differ in rows: labels have {len(self.labels)}, {odd}")
-        if self.labels.ndim != 2 or self.labels.shape[1] != len(HEADS):
-            raise ValueError(f"labels have shape {self.labels.shape}, expected [N, {len(HEADS)}]")
+        if self.labels.ndim != 2 or self.labels.shape[1] != len(self.label_names):
+            raise ValueError(f"labels have shape {self.labels.shape}, expected [N, {len(self.label_names)}]")
 
     @property
     def num_rows(self) -> int:
@@ -107,4 +108,14 @@ class Examples:
             self.request_ids[rows],
             self.served_at[rows],
             None if self.weights is None else self.weights[rows],
+            self.label_names,
         )
+
+    def labels_of(self, heads: Sequence[str]) -> NDArray[np.float32]:
+        """Labels of some heads, [N, len(heads)]. Raises ValueError for one that has no label."""
+        unknown = sorted(set(heads) - set(self.label_names))
+        if unknown:
+            raise ValueError(
+                f"heads {', '.join(unknown)} are no labels, expected some of {', '.join(self.label_names)}"
+            )
+        return np.ascontiguousarray(self.labels[:, [self.label_names.index(head) for head in heads]])

@@ -16,7 +16,6 @@ from core.schema import HEADS
 from models.bins import EDGE_ROWS
 from models.calibration import apply_calibrators, fit_calibrators
 from models.features import FeatureSpec
-from models.losses import masked_bce
 from models.metrics import head_metrics
 from models.second_stage import SecondStage, SecondStageConfig
 from training.encoded_examples import (
@@ -27,6 +26,7 @@ from training.encoded_examples import (
     rows_by_user,
 )
 from training.examples import Examples
+from training.head_losses import HeadLoss
 from training.loop import FittedModel, LoopConfig, Progress, run_training, spaced_rows
 from training.unknown_users import forgotten_rows
 
@@ -34,6 +34,8 @@ VALIDATION_ROWS = 100_000
 PREDICT_ROWS = 8_192
 BLOCK_UNITS = 256
 """Requests (or rows) that are read together from files; a batch mixes those of many blocks."""
+SPREAD_ROWS = 50_000
+"""Training rows that tell how sure the last layers are."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class SecondStageRun:
     """Whole requests share what they have in common; rows at random have hardly two of one request in a batch."""
     in_memory_rows: int = 2_000_000
     """Above this, batches are encoded from the set's files while the one before is learnt from."""
+    positive_weights: Mapping[str, float] = field(default_factory=dict)
+    """How often a positive of a rare head counts; what that adds to the logits is taken out after training."""
     unknown_user_share: float = 0.02
     """Share of the training rows that are learnt as if the user had never been met."""
 
@@ -80,6 +84,12 @@ def _encoded(
     return encoded, 0
 
 
+def _fit_spread(module: SecondStage, encoded: EncodedExamples | StoredExamples, num_rows: int) -> None:
+    rows = torch.from_numpy(spaced_rows(num_rows, SPREAD_ROWS))
+    sample = (encoded.take(few) for few in torch.split(rows, PREDICT_ROWS))
+    module.fit_spread(((few.sides, few.labels) for few in sample), max(1.0, num_rows / SPREAD_ROWS))
+
+
 def fit_second_stage(
     train: Examples,
     valid: Examples,
@@ -101,28 +111,25 @@ def fit_second_stage(
     encoded, block = _encoded(spec, train, config, seed)
     valid_rows = spaced_rows(valid.num_rows, VALIDATION_ROWS)
     valid_encoded = encode_examples(spec, valid.take(valid_rows), network.heads)
-    weights = np.array([config.head_weights.get(head, 0.0) for head in network.heads], dtype=np.float32)
-    head_weights_H = torch.from_numpy(weights / weights.sum())
+    head_loss = HeadLoss(network.heads, config.head_weights, config.positive_weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = SecondStage(spec, network, is_training=True)
         # A bias at the head's log odds: rare heads then need not learn their rate first.
-        chosen = [HEADS.index(head) for head in network.heads]
-        rates_H = torch.from_numpy(train.labels[:, chosen]).nanmean(0).nan_to_num(0.5).clamp(1e-5, 1 - 1e-5)
         few = torch.arange(0, train.num_rows, max(1, train.num_rows // EDGE_ROWS))
-        module.start_from(*encoded.take(few).sides, rates_H)
+        start_H = head_loss.start(torch.from_numpy(train.labels_of(network.heads)))
+        module.start_from(*encoded.take(few).sides, start_H)
         units = encoded.user_of if config.batches_of == "requests" else torch.arange(train.num_rows)
         rows_of, num_units = rows_by_user(units), int(units.max()) + 1 if len(units) else 0
 
         def loss_of(batch: EncodedExamples) -> Tensor:
             logits = module.each(*batch.sides)
-            losses = [masked_bce(found, batch.labels, head_weights_H, batch.weights) for found in logits]
+            losses = [head_loss(found, batch.labels, batch.weights) for found in logits]
             return torch.stack(losses).mean()
 
         def validate() -> dict[str, float]:
             logits = torch.from_numpy(predict_logits(module, valid_encoded))
-            loss = masked_bce(logits, valid_encoded.labels, head_weights_H, valid_encoded.weights)
-            return {"valid_loss": float(loss)}
+            return {"valid_loss": float(head_loss.held_out(logits, valid_encoded.labels, valid_encoded.weights))}
 
         per_batch = max(1, round(config.loop.batch_size * num_units / max(1, train.num_rows)))
         history = run_training(
@@ -137,8 +144,12 @@ def fit_second_stage(
             lambda drawn: encoded.take(rows_of(drawn)),
             block,
         )
+    module.shift(head_loss.correction)
+    _fit_spread(module, encoded, train.num_rows)
     later = StoredExamples(spec, calibration, network.heads)
-    calibrators = fit_calibrators(predict_logits(module, later), calibration.labels[:, chosen], calibration.weights)
+    calibrators = fit_calibrators(
+        predict_logits(module, later), calibration.labels_of(network.heads), calibration.weights
+    )
     probabilities = apply_calibrators(predict_logits(module, valid_encoded), calibrators)
     metrics = head_metrics(
         valid_encoded.labels.numpy(),

@@ -37,7 +37,7 @@ def test_the_second_stage_predicts_a_subset_of_heads(data):
 
 
 def test_a_mixture_of_experts_trains_and_is_saved(data, tmp_path):
-    run = SecondStageRun(replace(NETWORK, num_experts=3), LOOP)
+    run = SecondStageRun(replace(NETWORK, trunk_kind="mmoe"), LOOP)
     fitted = fit_second_stage(data, data, data, spec_of(data), run, 0, None, 1)
     assert fitted.save(tmp_path, {}).is_dir()
 
