@@ -2,8 +2,7 @@
 
 GAUC is the AUC per user weighted by positives, users of one class left out; nDCG@5 is over all users. AUC, NE and
 calibration are of probabilities recalibrated each day on the day before, as the platform's evaluation does;
-`calibration_frozen_*` is that of the
-calibrators fitted once on the validation day.
+`calibration_frozen_*` is that of the calibrators fitted once on the validation day.
 Legend: N rows, H heads.
 """
 
