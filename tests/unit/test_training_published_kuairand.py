@@ -83,7 +83,7 @@ def test_rates_know_the_days_before_and_nothing_from_the_test_days(data):
     columns = kuairand_columns(data, first_test_day=3)
     # User 0's views: history 0, 1; day 0 none; day 2 long. What each row of theirs counts: 0, 1 | 2, 3 | 4, 4.
     mine = data.users == 0
-    assert columns["user__count_long_view"][mine].tolist() == [0, 1, 2, 3, 4, 4]
+    assert columns["user__count_rows"][mine].tolist() == [0, 1, 2, 3, 4, 4]
     assert columns["cross__video_count"][mine].tolist() == [0, 0, 1, 0, 0, 0]
     # Long views before: 0, 0, 1, 1, 2, 2 of those; the prior is the rate of all rows before the test days: 5 of 8.
     expected = [(s + 5 * 5 / 8) / (n + 5) for s, n in ((0, 0), (0, 1), (1, 2), (1, 3), (2, 4), (2, 4))]

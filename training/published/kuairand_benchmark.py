@@ -1,8 +1,8 @@
 """`python -m training benchmark kuairand`: the second stage on KuaiRand, ranking within users and every engagement.
 
 GAUC is the AUC per user weighted by positives, users of one class left out; nDCG@5 is over all users. AUC, NE and
-calibration are of probabilities recalibrated each day on the days before it; `calibration_frozen_*` is that of the
-calibrators fitted once on the validation day.
+calibration are of probabilities recalibrated each day on the day before, as the platform's evaluation does;
+`calibration_frozen_*` is that of the calibrators fitted once on the validation day.
 Legend: N rows, H heads.
 """
 
@@ -123,7 +123,7 @@ class _Judge:
         known, labels = self._parts.valid.labels_of(self.heads), self._parts.test.labels_of(self.heads)
         day = np.concatenate([days_of(self._parts.valid), days_of(self._parts.test)])
         first_day = int(days_of(self._parts.test).min())
-        daily = recalibrated(day, np.concatenate([valid, test]), np.concatenate([known, labels]), first_day)
+        daily = recalibrated(day, np.concatenate([valid, test]), np.concatenate([known, labels]), first_day, 1)
         frozen = apply_calibrators(test, fit_calibrators(valid, known))
         users, ranked = self._parts.test.user_ids, self.heads.index(RANKED)
         views, score = labels[:, ranked], test[:, ranked]

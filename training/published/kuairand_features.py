@@ -19,9 +19,9 @@ from training.published.rates import Sums, fold_of, sums_before, sums_of_others
 HISTORY_LENGTH = 20
 DURATION_EDGES = np.array([10, 15, 20, 30, 40, 60, 80, 110, 150, 200, 300], dtype=np.float32)
 """Seconds at which the duration's buckets begin."""
-RATE_HEADS = ("long_view", "like")
-"""What the history tells too. Rates of the others would grow over the few dated days: a test row would know four of
-them, a training row none to two."""
+RATE_HEADS = ("long_view", "like", "profile_enter")
+"""Rates of the other heads would grow over the few dated days: a test row knows four of them, a training row none to
+two, and only profile visits gained more than that costs."""
 USER_STRENGTH, POST_STRENGTH, PAIR_STRENGTH = 5.0, 20.0, 5.0
 RARE_STRENGTH = 50.0
 LIST_KINDS = {"viewed": 1, "skipped": 0}
@@ -100,13 +100,14 @@ def _rates(known: _Known) -> Columns:
         prior = float(np.nanmean(values[known.is_teaching]))
         is_rare = prior < 0.1
         users, videos = known.of_user(one, values), known.of_posts(data.videos, values)
+        if head == "long_view":  # which every row tells
+            found["user__count_rows"], found["post__count_rows"] = users.count, videos.count
         found[f"user__rate_{head}"] = users.rate(prior, RARE_STRENGTH if is_rare else USER_STRENGTH)
         found[f"post__rate_{head}"] = videos.rate(prior, RARE_STRENGTH if is_rare else POST_STRENGTH)
         found[f"post__author_rate_{head}"] = known.of_posts(author, values).rate(prior, RARE_STRENGTH)
         found[f"cross__topic_rate_{head}"] = known.of_user(topic, values).rate(
             found[f"user__rate_{head}"], RARE_STRENGTH if is_rare else PAIR_STRENGTH
         )
-    found["user__count_long_view"], found["post__count_long_view"] = users.count, videos.count
     views, user_rate = known.label("long_view"), found["user__rate_long_view"]
     pairs = {"topic": topic, "author": author, "length": length, "video": data.videos}
     for name, keys in pairs.items():
