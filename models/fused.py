@@ -39,6 +39,14 @@ class FusedTable(nn.Module):
         """The rate of the coming backward passes."""
         self.kernel.set_learning_rate(rate)
 
+    @torch.no_grad()
+    def start_anew(self, rows_M: Tensor) -> None:
+        """Gives rows that have a new owner fresh weights, and forgets what they have learnt with."""
+        bound = self.weight.shape[0] ** -0.5
+        self.weight[rows_M] = torch.empty(len(rows_M), self.weight.shape[1]).uniform_(-bound, bound).to(self.weight)
+        for state in self.kernel.split_optimizer_states()[0]:
+            state[rows_M] = 0
+
     def forward(self, rows_M: Tensor) -> Tensor:
         if not torch.is_grad_enabled():  # the kernel knows no inference mode
             return F.embedding(rows_M, self.weight)

@@ -17,6 +17,7 @@ from core.settings import Settings
 from models.bundle import SecondStageBundle, load_bundle, read_manifest
 from models.calibration import apply_calibrators
 from models.features import FIT_ROWS, SIDES, fit_spec
+from models.fit_ids import fit_ids
 from models.metrics import head_metrics
 from training import recipes
 from training.examples import Examples, taken
@@ -116,7 +117,7 @@ def _fit(
         click = train.labels[:, HEADS.index("click")]
         train = replace(train, weights=balancing_weights(np.asarray(click)))
     few = train.take(slice(None, None, max(1, -(-train.num_rows // FIT_ROWS))))
-    spec = fit_spec(recipe.features, few.columns)
+    spec = fit_ids(fit_spec(recipe.features, few.columns), train.columns)
     rest = (recipe.seed, progress, settings.num_threads)
     if isinstance(recipe.run, RetrievalConfig):
         return fit_retrieval(train, validation, spec, recipe.run, *rest)
@@ -193,7 +194,7 @@ def _plot_importance(folder: Path, bundle: SecondStageBundle, validation: Exampl
         lambda columns: predict(bundle, columns),
         few.columns,
         few.labels,
-        [f.name for f in bundle.spec.features],
+        sorted({f.column for f in bundle.spec.features}),
         [bundle.heads.index(head) for head in FREQUENT_HEADS if head in bundle.heads],
         np.random.default_rng(seed),
     )
