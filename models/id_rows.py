@@ -27,7 +27,7 @@ Hashing = Literal["plain", "multi", "zero_collision"]
 class IdRows:
     """What a table knows of the ids that training met."""
 
-    owners_R: NDArray[np.int64] | None = None
+    owners: NDArray[np.int64] | None = None
     """Id of each row of one's own, -1 none; for zero_collision."""
     sketch: CountSketch | None = None
     """Occurrences, to tell rare ids; where those are told apart by hashing's other kinds."""
@@ -35,8 +35,8 @@ class IdRows:
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """The arrays by name, as a bundle keeps them."""
         found: dict[str, NDArray[np.generic]] = {}
-        if self.owners_R is not None:
-            found["owners"] = self.owners_R
+        if self.owners is not None:
+            found["owners"] = self.owners
         if self.sketch is not None:
             found["counts"] = self.sketch.counters
         return found
@@ -68,7 +68,7 @@ def rows_of_table(
         return np.where(ids < 0, 0, rows_of_ids(ids, table, size - num_shared) + num_shared)
     shared = hashed_ids(ids, table, num_shared + 1)
     if hashing == "zero_collision":
-        owned = rows_owned(_needed(known, table).owners_R, ids)  # type: ignore[arg-type]
+        owned = rows_owned(_needed(known, table).owners, ids)  # type: ignore[arg-type]
         rows = np.where(owned >= 0, owned + 1 + num_shared, shared)
     else:
         is_frequent = _needed(known, table).sketch.counts(ids) >= min_count  # type: ignore[union-attr]
@@ -97,4 +97,4 @@ def known_ids(
         return IdRows(sketch=sketch)
     owners = RowOwners(no_owners(num_rows - 1 - num_shared), "lfu")
     owners.admit(ids_N, counts_N, 1, counts_N >= min_count)
-    return IdRows(owners.owners_R)
+    return IdRows(owners.owners)

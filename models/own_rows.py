@@ -39,20 +39,20 @@ def _buckets(ids_N: NDArray[np.int64], num_rows: int) -> tuple[NDArray[np.int64]
     return (first_N % num).view(np.int64), (second_N % num).view(np.int64)
 
 
-def rows_owned(owners_R: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
+def rows_owned(owners: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
     """The row of each id, same shape, -1 where it has none."""
     flat = np.ascontiguousarray(ids).reshape(-1)
     found = np.empty(len(flat), dtype=np.int64)
     for start in range(0, len(flat), _CHUNK):  # the buckets read then stay in the processor's cache
-        found[start : start + _CHUNK] = _rows_owned(owners_R, flat[start : start + _CHUNK])
+        found[start : start + _CHUNK] = _rows_owned(owners, flat[start : start + _CHUNK])
     return found.reshape(ids.shape)
 
 
-def _rows_owned(owners_R: NDArray[np.int64], ids_N: NDArray[np.int64]) -> NDArray[np.int64]:
+def _rows_owned(owners: NDArray[np.int64], ids_N: NDArray[np.int64]) -> NDArray[np.int64]:
     found_N = np.full(len(ids_N), -1, dtype=np.int64)
-    owners_BK = owners_R.reshape(-1, BUCKET_ROWS)
+    owners_BK = owners.reshape(-1, BUCKET_ROWS)
     left = np.flatnonzero(ids_N >= 0)
-    choices = _buckets(ids_N, len(owners_R))
+    choices = _buckets(ids_N, len(owners))
     for bucket_N in choices:
         bucket = bucket_N[left]
         is_owner_NK = owners_BK[bucket] == ids_N[left, None]
@@ -66,16 +66,16 @@ def _rows_owned(owners_R: NDArray[np.int64], ids_N: NDArray[np.int64]) -> NDArra
 class RowOwners:
     """Owners of R rows while a stream goes on."""
 
-    owners_R: NDArray[np.int64]
+    owners: NDArray[np.int64]
     eviction: Eviction = "lru"
-    counts_R: NDArray[np.int32] = field(init=False)
+    counts: NDArray[np.int32] = field(init=False)
     """Occurrences of the owner since it has the row."""
-    seen_R: NDArray[np.int32] = field(init=False)
+    seen: NDArray[np.int32] = field(init=False)
     """Step in which the owner was last met; 0 for those that were there at the start."""
 
     def __post_init__(self) -> None:
-        self.counts_R = np.zeros(len(self.owners_R), dtype=np.int32)
-        self.seen_R = np.zeros(len(self.owners_R), dtype=np.int32)
+        self.counts = np.zeros(len(self.owners), dtype=np.int32)
+        self.seen = np.zeros(len(self.owners), dtype=np.int32)
 
     def admit(
         self,
@@ -91,26 +91,28 @@ class RowOwners:
         the fewest occurrences per step since it was last met, if that is fewer than the newcomer's (lfu). Ids that
         came oftener go first; one that finds no row has none.
         """
-        rows_N = rows_owned(self.owners_R, ids_N)
+        rows_N = rows_owned(self.owners, ids_N)
         is_owner = rows_N >= 0
-        self.seen_R[rows_N[is_owner]] = step
-        self.counts_R[rows_N[is_owner]] += counts_N[is_owner].astype(np.int32)
+        self.seen[rows_N[is_owner]] = step
+        self.counts[rows_N[is_owner]] += counts_N[is_owner].astype(np.int32)
         is_new = ~is_owner & (ids_N >= 0)
         new = np.flatnonzero(is_new if may_enter_N is None else is_new & may_enter_N)
         new = new[np.argsort(-counts_N[new], kind="stable")]
         taken = [np.empty(0, np.int64)]
-        for start in range(0, len(new), _CHUNK):
-            some = new[start : start + _CHUNK]
+        # Few at a time beside the table's size: those who choose together do not see where the others go.
+        size = min(_CHUNK, max(1, len(self.owners) // 32))
+        for start in range(0, len(new), size):
+            some = new[start : start + size]
             taken += self._settle(ids_N[some], counts_N[some], step)
         return np.unique(np.concatenate(taken))
 
     def _settle(self, ids_N: NDArray[np.int64], counts_N: NDArray[np.int64], step: int) -> list[NDArray[np.int64]]:
-        both_NK = np.stack(_buckets(ids_N, len(self.owners_R)), axis=1)[:, :, None] * BUCKET_ROWS
+        both_NK = np.stack(_buckets(ids_N, len(self.owners)), axis=1)[:, :, None] * BUCKET_ROWS
         both_NK = (both_NK + np.arange(BUCKET_ROWS)).reshape(len(ids_N), 2 * BUCKET_ROWS)
         left, taken = np.arange(len(ids_N)), []
         while len(left):
             rows_NK = both_NK[left]
-            is_free_NK = self.owners_R[rows_NK] == EMPTY
+            is_free_NK = self.owners[rows_NK] == EMPTY
             worth_NK = np.where(is_free_NK, -1.0, self._worth(rows_NK, step))
             # The emptier of two buckets: nearly all rows are then taken before one overflows.
             is_second = is_free_NK[:, BUCKET_ROWS:].sum(1) > is_free_NK[:, :BUCKET_ROWS].sum(1)
@@ -120,12 +122,12 @@ class RowOwners:
             # Several may want one row: the first gets it, the others look again.
             rows, first = np.unique(row[able], return_index=True)
             winners = left[able[first]]
-            self.owners_R[rows], self.counts_R[rows], self.seen_R[rows] = ids_N[winners], counts_N[winners], step
+            self.owners[rows], self.counts[rows], self.seen[rows] = ids_N[winners], counts_N[winners], step
             taken.append(rows)
             left = np.delete(left[able], first)
         return taken
 
     def _worth(self, rows_NK: NDArray[np.int64], step: int) -> NDArray[np.float64]:
         if self.eviction == "lru":
-            return self.seen_R[rows_NK].astype(np.float64)
-        return self.counts_R[rows_NK] / (1.0 + step - self.seen_R[rows_NK])
+            return self.seen[rows_NK].astype(np.float64)
+        return self.counts[rows_NK] / (1.0 + step - self.seen[rows_NK])

@@ -19,6 +19,8 @@ from models.features import Feature, Side
 
 MIN_TABLE_ROWS = 64
 MAX_TABLE_ROWS = 2_000_000
+ID_TABLES = ("post", "creator", "topic")
+"""Tables that grow with the product."""
 FREQUENT_HEADS = ("click", "like", "long_view")
 
 

@@ -68,6 +68,8 @@ class Recipe:
 
 def _line(feature: Feature) -> str:
     table = f" {feature.table}[{feature.num_rows}x{feature.dim}]" if feature.is_indexed else ""
+    if feature.hashing != "plain" or feature.min_count > 1:
+        table += f" {feature.hashing} from {feature.min_count}"
     return f"{feature.side} {feature.kind} {feature.transform}{table}"
 
 

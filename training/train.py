@@ -1,7 +1,7 @@
 """Trains one stage on its training set and publishes the result."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from core.schema import HEADS
 from core.settings import Settings
 from models.bundle import SecondStageBundle, load_bundle, read_manifest
 from models.calibration import apply_calibrators
-from models.features import FIT_ROWS, SIDES, fit_spec
+from models.features import FIT_ROWS, SIDES, Columns, Feature, fit_spec
 from models.fit_ids import fit_ids
 from models.metrics import head_metrics
 from training import recipes
@@ -28,10 +28,12 @@ from training.importance import permutation_importance
 from training.loop import FittedModel, Progress, spaced_rows
 from training.plots import plot_calibration, plot_importance, plot_learning_curves
 from training.publish import Findings, Published, history_curves, publish, training_id, unchanged
-from training.recipe_features import FREQUENT_HEADS
+from training.recipe_features import FREQUENT_HEADS, ID_TABLES
 from training.recipes import Recipe
 from training.sampling import balancing_weights
 from training.set_files import ExampleSet, SetManifest, load_set
+from training.table_budget import TablePlan, counts_of_tables, plan_tables, with_plan
+from training.upsampling import upsampled
 from validation.bounds import compile_bounds
 
 Kind = Literal["retrieval", "first_stage", "second_stage"]
@@ -54,6 +56,10 @@ class TrainOptions:
     seed: int = 0
     is_quick: bool = False
     is_forced: bool = False
+    table_megabytes: float | None = None
+    """Bytes within which tables of ids get rows without collisions; None leaves them as the recipe has them."""
+    upsampled: str = ""
+    """Column of an entity whose rare members' rows are repeated; "" for none."""
 
 
 def train_stage(settings: Settings, kind: Kind, options: TrainOptions, progress: Progress | None = None) -> Published:
@@ -64,6 +70,8 @@ def train_stage(settings: Settings, kind: Kind, options: TrainOptions, progress:
     example_set = load_set(settings.workspace.training_sets, kind)
     train, validation, recipe = _prepared(example_set, kind, options)
     config = recipe.config() | {"is_quick": options.is_quick, "training_set": example_set.manifest.config}
+    if options.upsampled:
+        config["upsampled"] = options.upsampled
     trained_from = training_id(config, example_set.manifest)
     last = None if options.is_forced else unchanged(settings, kind, trained_from)
     if last is not None:
@@ -88,7 +96,19 @@ def _prepared(example_set: ExampleSet, kind: Kind, options: TrainOptions) -> tup
     train, validation = _part(example_set, "train"), _validation(example_set)
     if options.is_quick:
         train, validation = (part.take(spaced_rows(part.num_rows, QUICK_ROWS)) for part in (train, validation))
-    return train, validation, _RECIPES[kind](train.columns, options.recipe, options.seed, options.is_quick)
+    recipe = _RECIPES[kind](train.columns, options.recipe, options.seed, options.is_quick)
+    if options.table_megabytes is not None:
+        plan = planned_tables(recipe.features, train.columns, options.table_megabytes)
+        recipe = replace(recipe, features=with_plan(recipe.features, plan))
+    if options.upsampled:
+        train = upsampled(train, options.upsampled)
+    return train, validation, recipe
+
+
+def planned_tables(features: Sequence[Feature], columns: Columns, megabytes: float) -> dict[str, TablePlan]:
+    """Which tables of ids get rows without collisions within so many megabytes."""
+    names = [name for name in ID_TABLES if any(f.table == name for f in features)]
+    return plan_tables(counts_of_tables(features, columns, names), int(megabytes * 1e6))
 
 
 def _part(example_set: ExampleSet, split: str) -> Examples:
