@@ -206,6 +206,19 @@ def table_modules(module: nn.Module) -> dict[str, Tables]:
     return {name: part for name, part in module.named_modules() if isinstance(part, kinds)}
 
 
+@torch.no_grad()
+def start_tables(module: nn.Module, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Gives every table of a network that has the name and shape of one of `weights` its values; names of those."""
+    started = dict[str, None]()
+    for part in table_modules(module).values():
+        for path, mine in part.export().items():
+            name = path.split(".")[1]
+            if name in weights and weights[name].shape == mine.shape:
+                mine.copy_(weights[name])
+                started[name] = None
+    return tuple(started)
+
+
 def live_state(module: nn.Module) -> dict[str, Tensor]:
     """What a network has learned, under the names its inference twin has: the weights themselves, no copies."""
     tables = table_modules(module)

@@ -16,6 +16,7 @@ from models.features import Columns, Feature, FeatureSpec, Side
 from models.hashing import rows_of_codes, rows_of_words
 from models.id_rows import IdRows, rows_of_table
 from models.numeric import read_numeric, require_columns, transform_block
+from models.semantic_ids import codes_of, semantic_ids
 
 CHUNK_ROWS = 4096
 """Rows encoded at a time; a block of some hundred features then stays in the processor's cache."""
@@ -69,6 +70,7 @@ class _Plan:
     mean: NDArray[np.float32]
     scale: NDArray[np.float32]
     indexed: tuple[Feature, ...]
+    contents: tuple[str, ...]
     sequences: tuple[Feature, ...]
     embeddings: tuple[Feature, ...]
     num_ids: int
@@ -95,6 +97,7 @@ def _make_plan(spec: FeatureSpec, side: Side) -> _Plan:
         mean=np.array([[f.mean] for f in numerics], dtype=np.float32).reshape(-1, 1),
         scale=np.array([[1.0 / f.std] for f in numerics], dtype=np.float32).reshape(-1, 1),
         indexed=indexed,
+        contents=tuple(dict.fromkeys(f.column for f in indexed if f.level)),
         sequences=spec.side(side, "sequence"),
         embeddings=spec.side(side, "embedding"),
         num_ids=sum(f.num_ids for f in indexed),
@@ -122,6 +125,12 @@ def _fit_length(ids_NL: NDArray[Any], length: int, name: str) -> NDArray[np.int6
         raise ValueError(f"column {name} has shape {ids_NL.shape}, expected [N, L]")
     cut = ids_NL[:, :length].astype(np.int64)
     return cut if cut.shape[1] == length else np.pad(cut, ((0, 0), (0, length - cut.shape[1])), constant_values=-1)
+
+
+def _codebook(spec: FeatureSpec, column: str) -> NDArray[np.float32]:
+    if column not in spec.codebooks:
+        raise ValueError(f"the spec makes semantic ids of {column} and has no codebook for it (`fit_ids`)")
+    return spec.codebooks[column]
 
 
 def _rows_of_ids(feature: Feature, ids: NDArray[np.int64], known: IdRows | None) -> NDArray[np.int64]:
@@ -179,8 +188,12 @@ def encode(spec: FeatureSpec, side: Side, columns: Columns) -> EncodedSide:
         hi = min(lo + CHUNK_ROWS, n)
         _encode_numeric(plan, columns, lo, hi, numeric_NF)
         at = 0
+        codes = {c: codes_of(columns[c][lo:hi], _codebook(spec, c)) for c in plan.contents}
         for f in plan.indexed:
-            ids_NC[lo:hi, at : at + f.num_ids] = _encode_ids(f, columns[f.column][lo:hi], spec.ids.get(f.table))
+            values = columns[f.column][lo:hi]
+            if f.level:
+                values = semantic_ids(codes[f.column], f.level, spec.codebooks[f.column].shape[1])
+            ids_NC[lo:hi, at : at + f.num_ids] = _encode_ids(f, values, spec.ids.get(f.table))
             at += f.num_ids
         for f in plan.sequences:
             sequences[f.name][lo:hi] = _encode_sequence(f, columns[f.column][lo:hi], spec.ids.get(f.table))

@@ -61,6 +61,8 @@ class Feature:
     """Ids met less often in training are rare: they share rows."""
     source: str = ""
     """Column that the feature is made of, where it is not the one of its name."""
+    level: int = 0
+    """Of a semantic id (`models/semantic_ids.py`): the codes that it is made of; `source` is the content embedding."""
     num_shared: int = 1
     """Rows that ids without rows of their own share, where there are such."""
 
@@ -71,6 +73,8 @@ class Feature:
             raise ValueError(f"feature {self.name}: {self.kind} needs a table name, num_rows >= 2 and dim >= 1")
         if self.kind == "embedding" and self.dim < 1:
             raise ValueError(f"feature {self.name}: embedding needs its width as dim >= 1")
+        if self.level < 0 or (self.level and (self.kind != "categorical" or not self.source)):
+            raise ValueError(f"feature {self.name}: a semantic id is categorical and names its content as source")
         if self.length < 1:
             raise ValueError(f"feature {self.name}: length is {self.length}, expected at least 1")
         if self.hashing not in get_args(Hashing) or not 1 <= self.min_count <= MOST or self.num_shared < 1:
@@ -133,6 +137,8 @@ class FeatureSpec:
     features: tuple[Feature, ...]
     ids: Mapping[str, IdRows] = field(default_factory=dict, compare=False)
     """What tables that do not simply hash know of ids, by table; arrays, so kept beside the JSON."""
+    codebooks: Mapping[str, NDArray[np.float32]] = field(default_factory=dict, compare=False)
+    """Codebook [L, K, D] of each column that semantic ids are made of."""
 
     def __post_init__(self) -> None:
         names = [f.name for f in self.features]
@@ -187,6 +193,7 @@ class FeatureSpec:
         return FeatureSpec(
             tuple(replace(f, length=min(f.length, length)) if f.kind == "sequence" else f for f in self.features),
             self.ids,
+            self.codebooks,
         )
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -196,7 +203,8 @@ class FeatureSpec:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What JSON is too small for, by name."""
-        return {f"ids/{table}/{name}": a for table, known in self.ids.items() for name, a in known.arrays().items()}
+        ids = {f"ids/{table}/{name}": a for table, known in self.ids.items() for name, a in known.arrays().items()}
+        return ids | {f"codebooks/{column}": codebook for column, codebook in self.codebooks.items()}
 
     @staticmethod
     def from_json(
@@ -205,12 +213,17 @@ class FeatureSpec:
         """The spec that `to_json` and `arrays` wrote. Raises ValueError for an unknown field."""
         decoded = json.loads(rows) if isinstance(rows, str) else rows
         ids: dict[str, dict[str, NDArray[Any]]] = {}
+        codebooks = {}
         for path, values in (arrays or {}).items():
-            _, table, name = path.split("/")
-            ids.setdefault(table, {})[name] = values
+            kind, _, name = path.partition("/")
+            if kind == "codebooks":
+                codebooks[name] = values
+            else:
+                table, _, what = name.partition("/")
+                ids.setdefault(table, {})[what] = values
         known = {table: IdRows.from_arrays(of) for table, of in ids.items()}
         try:
-            return FeatureSpec(tuple(Feature(**row) for row in decoded), known)
+            return FeatureSpec(tuple(Feature(**row) for row in decoded), known, codebooks)
         except TypeError as error:
             raise ValueError(f"not a feature spec: {error}") from error
 

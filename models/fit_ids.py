@@ -1,12 +1,15 @@
-"""Which ids training met and how often, for the tables whose rows depend on it."""
+"""What a spec learns of ids before training: how often each was met, and the codebooks that make semantic ids."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features import Columns, FeatureSpec
+from models.features import FIT_ROWS, Columns, FeatureSpec
 from models.id_rows import known_ids
+from models.numeric import sample_rows
+from models.semantic_ids import codes_of, fit_codebook, semantic_ids
 
 
 def id_counts(spec: FeatureSpec, columns: Columns, table: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -19,6 +22,10 @@ def id_counts(spec: FeatureSpec, columns: Columns, table: str) -> tuple[NDArray[
         if f.table != table or not f.is_indexed:
             continue
         values = columns[f.column]
+        if f.level:
+            values = semantic_ids(
+                codes_of(values, spec.codebooks[f.column]), f.level, spec.codebooks[f.column].shape[1]
+            )
         if values.dtype.kind not in "iu":
             raise ValueError(f"column {f.column} has dtype {values.dtype}; table {table} counts ids, integers")
         parts.append(np.unique(values[:, : f.length] if values.ndim == 2 else values, return_counts=True))
@@ -27,8 +34,19 @@ def id_counts(spec: FeatureSpec, columns: Columns, table: str) -> tuple[NDArray[
     return ids[ids >= 0].astype(np.int64), counts[ids >= 0].astype(np.int64)
 
 
-def fit_ids(spec: FeatureSpec, columns: Columns) -> FeatureSpec:
-    """The spec with what its tables need to know of the ids in `columns`, which are all training rows."""
+def fit_ids(
+    spec: FeatureSpec, columns: Columns, codebooks: Mapping[str, NDArray[np.float32]] | None = None
+) -> FeatureSpec:
+    """The spec with what its tables need to know of the ids in `columns`, which are all training rows.
+
+    Content is quantised by `codebooks` where another model brought them, else by ones that are fitted here.
+    """
+    contents = sorted({f.column for f in spec.features if f.level})
+    made = {
+        name: codebooks[name] if codebooks and name in codebooks else fit_codebook(sample_rows(columns[name], FIT_ROWS))
+        for name in contents
+    }
+    spec = replace(spec, codebooks=made) if made else spec
     found = {}
     for t in spec.tables:
         if t.counts_ids:

@@ -4,8 +4,8 @@ import torch
 
 from core.errors import BundleError
 from models.bundle import load_bundle, save_bundle
-from models.encode import encode
 from models.embeddings import EntryTables, PlainTables, PooledTables
+from models.encode import encode
 from models.features import Feature, FeatureSpec, fit_spec
 from models.fit_ids import fit_ids
 from models.multi_hash import rows_of_hashes

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from models.features import Feature
+from tests.planted_examples import examples
 from training.sampling import repeats
 from training.table_budget import TableCounts, plan_tables, row_bytes, with_plan
 from training.upsampling import upsampled
-from tests.planted_examples import examples
 
 NARROW = TableCounts(np.array([100, 10, 10, 1]), 4)  # 28 bytes a row
 WIDE = TableCounts(np.array([90, 50, 2]), 16)  # 76 bytes a row
