@@ -100,13 +100,14 @@ class Learner:
 
     def learn(self, rows_N: Tensor, features_NF: Tensor, labels_N: Tensor, weights_N: Tensor | None) -> None:
         order = torch.randperm(len(rows_N))
-        for batch in order.split(BATCH):
+        for start in range(0, len(order), BATCH):
+            batch = order[start : start + BATCH]
             weights = None if weights_N is None else weights_N[batch]
             loss = F.binary_cross_entropy_with_logits(
                 self.logits(rows_N[batch], features_NF[batch]), labels_N[batch], weights
             )
             self.optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             self.optimiser.step()
 
 

@@ -90,7 +90,8 @@ class Hashes:
     def gathered(self, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """[B, L * HASHES, D] of such a feature to the mean per entry, [B, L, D]."""
         return {
-            name: v.unflatten(1, (-1, HASHES)).mean(2) if name in self._tables else v for name, v in vectors.items()
+            name: v.view(len(v), -1, HASHES, v.shape[2]).mean(2) if name in self._tables else v
+            for name, v in vectors.items()
         }
 
 

@@ -31,7 +31,7 @@ Force = Annotated[bool, typer.Option("--force", help="Do it again although nothi
 Megabytes = Annotated[
     float | None, typer.Option(help="Give tables of ids rows without collisions within this memory.", min=0.0)
 ]
-RecipeName = Annotated[str, typer.Option(help="default, or reference: the fixed point to compare with.")]
+RecipeName = Annotated[str, typer.Option(help="default, semantic, or reference: the fixed point to compare with.")]
 
 
 @contextmanager

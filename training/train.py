@@ -32,6 +32,7 @@ from training.recipe_features import FREQUENT_HEADS, ID_TABLES
 from training.recipes import Recipe
 from training.sampling import balancing_weights
 from training.set_files import ExampleSet, SetManifest, load_set
+from training.shared_codes import shared_codes
 from training.table_budget import TablePlan, counts_of_tables, plan_tables, with_plan
 from training.upsampling import upsampled
 from validation.bounds import compile_bounds
@@ -70,6 +71,9 @@ def train_stage(settings: Settings, kind: Kind, options: TrainOptions, progress:
     example_set = load_set(settings.workspace.training_sets, kind)
     train, validation, recipe = _prepared(example_set, kind, options)
     config = recipe.config() | {"is_quick": options.is_quick, "training_set": example_set.manifest.config}
+    codes_of = shared_codes(settings, recipe).bundle_id
+    if codes_of:
+        config["codes_of"] = codes_of
     if options.upsampled:
         config["upsampled"] = options.upsampled
     trained_from = training_id(config, example_set.manifest)
@@ -137,13 +141,15 @@ def _fit(
         click = train.labels[:, HEADS.index("click")]
         train = replace(train, weights=balancing_weights(np.asarray(click)))
     few = train.take(slice(None, None, max(1, -(-train.num_rows // FIT_ROWS))))
-    spec = fit_ids(fit_spec(recipe.features, few.columns), train.columns)
+    shared = shared_codes(settings, recipe)  # the second time: small beside a training
+    spec = fit_ids(fit_spec(recipe.features, few.columns), train.columns, shared.codebooks)
     rest = (recipe.seed, progress, settings.num_threads)
     if isinstance(recipe.run, RetrievalConfig):
         return fit_retrieval(train, validation, spec, recipe.run, *rest)
     if isinstance(recipe.run, FirstStageRun):
-        return fit_first_stage(train, validation, spec, recipe.run, *rest)
-    return fit_second_stage(train, validation, _part(example_set, "calibration"), spec, recipe.run, *rest)
+        return fit_first_stage(train, validation, spec, recipe.run, *rest, shared.tables)
+    calibration = _part(example_set, "calibration")
+    return fit_second_stage(train, validation, calibration, spec, recipe.run, *rest, shared.tables)
 
 
 def _versions(manifest: SetManifest, recipe: Recipe) -> dict[str, str]:

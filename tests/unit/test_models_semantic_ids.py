@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+import torch
 
 from models.bundle import load_bundle, save_bundle
+from models.embeddings import EntryTables, PooledTables, start_tables
 from models.encode import encode
 from models.features import Feature, FeatureSpec, fit_spec
 from models.fit_ids import fit_ids
@@ -90,3 +92,14 @@ def test_a_codebook_of_another_model_is_taken_as_it_is():
 def test_a_spec_without_its_codebook_is_refused_by_name():
     with pytest.raises(ValueError, match="semantic ids of content"):
         encode(FeatureSpec(features()), "post", {"content": CONTENT[:2]})
+
+
+@pytest.mark.parametrize("kind", [EntryTables, PooledTables])
+def test_tables_start_from_those_of_the_same_name_and_shape(kind):
+    module = torch.nn.Module()
+    module.tables = kind(FeatureSpec(features()))
+    weights = {"coarse": torch.ones(200, 4), "fine": torch.ones(49, 4), "elsewhere": torch.ones(2, 2)}
+    assert start_tables(module, weights) == ("coarse",)
+    after = module.tables.export()
+    assert (after["weights.coarse.weight"] == 1).all()
+    assert not (after["weights.fine.weight"] == 1).any()
