@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from core.errors import InputError
+
 NUM_LEVELS = 3
 NUM_CODES = 256
 MIN_POSTS_PER_CODE = 4
@@ -28,13 +30,16 @@ def fit_codebook(
 ) -> NDArray[np.float32]:
     """Codebook [L, K, D] of distinct posts with content; K is less than `num_codes` where posts are few.
 
-    Raises ValueError where no row has content.
+    Raises InputError where no row has content.
     """
     import faiss
 
     found_ND = np.unique(content_ND[has_content(content_ND)].astype(np.float32), axis=0)
     if not len(found_ND):
-        raise ValueError("no post has a content embedding, so there is nothing to make semantic ids of")
+        raise InputError(
+            "no post has a content embedding, so there is nothing to make semantic ids of; import content_embedding "
+            "or train a recipe without them"
+        )
     size = max(1, min(num_codes, len(found_ND) // MIN_POSTS_PER_CODE))
     rest_ND, levels = found_ND, []
     for level in range(num_levels):

@@ -220,7 +220,7 @@ def _plot_importance(folder: Path, bundle: SecondStageBundle, validation: Exampl
         lambda columns: predict(bundle, columns),
         few.columns,
         few.labels,
-        sorted({f.column for f in bundle.spec.features}),
+        list(dict.fromkeys(f.column for f in bundle.spec.features)),
         [bundle.heads.index(head) for head in FREQUENT_HEADS if head in bundle.heads],
         np.random.default_rng(seed),
     )

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from core.errors import InputError
 from models.bundle import load_bundle, save_bundle
 from models.embeddings import EntryTables, PooledTables, start_tables
 from models.encode import encode
@@ -51,7 +52,7 @@ def test_codes_by_hand():
 def test_no_content_has_no_codes(codebook):
     missing = np.stack([np.zeros(8), np.full(8, np.nan)])
     assert (codes_of(missing, codebook) == -1).all()
-    with pytest.raises(ValueError, match="no post has a content"):
+    with pytest.raises(InputError, match="no post has a content"):
         fit_codebook(missing)
 
 
