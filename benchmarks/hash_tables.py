@@ -6,7 +6,7 @@ zero collision    rows of one's own; the id not met for longest gives way (lru)
 rare filtered     ids met fewer than three times share one row
 upsampled         the same, and rows of ids met fewer than eight times are learnt twice, at half the weight
 stock             TorchRec's managed collision (MCH, lru), which maps the same ids
-floor             plain hashing alone
+floor             plain hashing alone, the same ids
 
 One thread; every run is a process of its own, whose peak memory is what is told. With `--quick` small tables alone.
 
@@ -77,9 +77,8 @@ def measured(case: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def mapping_ms(is_quick: bool) -> dict[str, float]:
+def mapping_ms(num_rows: int, seconds: float) -> dict[str, float]:
     """Milliseconds to map a chunk, new ids admitted, a chunk further each time: TorchRec's, own and plain hashing."""
-    num_rows = 50_000 if is_quick else FIXED_ROWS
     stream, at = Stream(10 * num_rows, 24), {"stock": 0, "own": 0, "floor": 0}
     chunks = [stream.chunk(number, CHUNK).ids for number in range(12)]
     stock, owners = _managed_collision(num_rows), RowOwners(no_owners(num_rows))
@@ -99,7 +98,7 @@ def mapping_ms(is_quick: bool) -> dict[str, float]:
         "own": own,
         "floor": lambda: rows_of_table(next_chunk("floor"), "t", num_rows, known=IdRows()),
     }
-    return {name: taken.median for name, taken in durations_ms(calls, 1.0 if is_quick else 5.0).items()}
+    return {name: taken.median for name, taken in durations_ms(calls, seconds).items()}
 
 
 def _managed_collision(num_rows: int) -> Any:
@@ -136,14 +135,16 @@ def main(is_quick: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / IMAGE.name if is_quick else IMAGE
         plot_tables(target, runs, min(r["num_rows"] for r in runs))
-    taken = mapping_ms(is_quick)
+    sizes = (50_000,) if is_quick else (FIXED_ROWS, 10 * FIXED_ROWS)
+    mapping = {num_rows: mapping_ms(num_rows, 1.0 if is_quick else 3.0) for num_rows in sizes}
+    taken = mapping[sizes[-1]]
     finish(
         "hash_tables",
         taken["stock"] / taken["own"],
         taken["own"] / taken["floor"],
         is_quick,
         {
-            "mapping_ms": {name: round(ms, 2) for name, ms in taken.items()},
+            "mapping_ms": {rows: {name: round(ms, 2) for name, ms in of.items()} for rows, of in mapping.items()},
             "runs": [{name: r[name] for name in _TOLD} | {"share_of_gain": round(_gain(r), 4)} for r in runs],
         },
     )
