@@ -48,8 +48,8 @@ def cases(is_quick: bool) -> Iterator[dict[str, Any]]:
     if is_quick:
         sizes = [(200_000, 50_000, 4)]
     else:
-        sizes = [(ids, FIXED_ROWS, 32) for ids in (500_000, 5_000_000, 50_000_000)]
-        sizes += [(50_000_000, 5_000_000, 32), (50_000_000, 50_000_000, 32)]
+        sizes = [(ids, FIXED_ROWS, 24) for ids in (500_000, 5_000_000, 50_000_000)]
+        sizes += [(50_000_000, 5_000_000, 24), (50_000_000, 50_000_000, 24)]
     for num_ids, num_rows, num_chunks in sizes:
         for hashing in HASHINGS:
             for kind, settings in KINDS.items():
@@ -63,7 +63,7 @@ def cases(is_quick: bool) -> Iterator[dict[str, Any]]:
                     "num_chunks": num_chunks,
                 } | settings
     if not is_quick:
-        top = {"num_ids": 50_000_000, "num_rows": 50_000_000, "num_chunks": 32, "is_half": True}
+        top = {"num_ids": 50_000_000, "num_rows": 50_000_000, "num_chunks": 24, "is_half": True}
         yield {"kind": "float16", "hashing": "zero_collision"} | top
 
 

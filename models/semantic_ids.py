@@ -17,6 +17,7 @@ NUM_LEVELS = 3
 NUM_CODES = 256
 MIN_POSTS_PER_CODE = 4
 ROUNDS = 20
+CHUNK_POSTS = 4_096
 
 
 def has_content(content_ND: NDArray[Any]) -> NDArray[np.bool_]:
@@ -53,10 +54,12 @@ def fit_codebook(
 def _nearest(points_ND: NDArray[Any], centres_KD: NDArray[np.float32]) -> NDArray[np.int64]:
     # Double precision: the answer must not depend on how many rows are asked at once.
     centres = centres_KD.astype(np.float64)
-    scores_NK = points_ND.astype(np.float64) @ centres.T
-    scores_NK -= np.square(centres).sum(1) / 2
-    nearest: NDArray[np.int64] = scores_NK.argmax(1)
-    return nearest
+    half_K = np.square(centres).sum(1) / 2
+    nearest_N = np.empty(len(points_ND), dtype=np.int64)
+    for start in range(0, len(points_ND), CHUNK_POSTS):
+        rows = slice(start, start + CHUNK_POSTS)
+        nearest_N[rows] = (points_ND[rows].astype(np.float64) @ centres.T - half_K).argmax(1)
+    return nearest_N
 
 
 def codes_of(content_ND: NDArray[Any], codebook_LKD: NDArray[np.float32]) -> NDArray[np.int64]:
