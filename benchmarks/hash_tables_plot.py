@@ -36,8 +36,8 @@ def _lines(axes: Any, runs: Sequence[Mapping[str, Any]], x: str, has_bounds: boo
                 label = f"{hashing.replace('_', ' ')}{', ' if kind else ''}{kind}"
                 axes.plot(*zip(*of, strict=True), style, marker="o", markersize=4, color=colour, label=label)
     if has_bounds:
-        for name, label in (("oracle", "true effects"), ("features", "known features alone")):
+        for name, label, style in (("oracle", "true effects", "-"), ("features", "known features alone", "--")):
             of = sorted({(run[x], run["auc"][name]) for run in shown})
-            axes.plot(*zip(*of, strict=True), color="black", linewidth=0.8, linestyle="-.", label=label)
+            axes.plot(*zip(*of, strict=True), color="black", linewidth=0.8, linestyle=style, label=label)
     axes.set(xscale="log", ylabel="AUC of later rows")
     axes.grid(visible=True, which="both", linewidth=0.3)

@@ -2,9 +2,9 @@
 
     <bundle_id>/manifest.json         kind, spec, config, heads, calibrators, metrics, cost, bounds, versions, checksum
     <bundle_id>/weights.safetensors   weights under the names of the inference network
-    <bundle_id>/spec.safetensors      arrays of the spec, where it has any: the ids that have rows of their own
+    <bundle_id>/spec.safetensors      arrays of the spec, where it has any: who owns which row, codebooks
 
-The bundle id is a hash over both files' content. Nothing here unpickles, and nothing here needs TorchRec.
+The bundle id is a hash over all files' content. Nothing here unpickles, and nothing here needs TorchRec.
 Legend: B users, N posts, D + 1 entries of a vector, H heads.
 """
 

@@ -66,6 +66,8 @@ class Recipe:
     run: RetrievalConfig | FirstStageRun | SecondStageRun
     row_weights: Literal["sampling", "balanced"]
     seed: int
+    upsampled: str = ""
+    """Column of an entity whose rare members' rows are repeated; "" for none."""
 
     def config(self) -> dict[str, Any]:
         """The whole config as plain values; features as one line each."""

@@ -74,8 +74,6 @@ def train_stage(settings: Settings, kind: Kind, options: TrainOptions, progress:
     codes_of = shared_codes(settings, recipe).bundle_id
     if codes_of:
         config["codes_of"] = codes_of
-    if options.upsampled:
-        config["upsampled"] = options.upsampled
     trained_from = training_id(config, example_set.manifest)
     last = None if options.is_forced else unchanged(settings, kind, trained_from)
     if last is not None:
@@ -104,9 +102,7 @@ def _prepared(example_set: ExampleSet, kind: Kind, options: TrainOptions) -> tup
     if options.table_megabytes is not None:
         plan = planned_tables(recipe.features, train.columns, options.table_megabytes)
         recipe = replace(recipe, features=with_plan(recipe.features, plan))
-    if options.upsampled:
-        train = upsampled(train, options.upsampled)
-    return train, validation, recipe
+    return train, validation, replace(recipe, upsampled=options.upsampled)
 
 
 def planned_tables(features: Sequence[Feature], columns: Columns, megabytes: float) -> dict[str, TablePlan]:
@@ -143,6 +139,8 @@ def _fit(
     few = train.take(slice(None, None, max(1, -(-train.num_rows // FIT_ROWS))))
     shared = shared_codes(settings, recipe)  # the second time: small beside a training
     spec = fit_ids(fit_spec(recipe.features, few.columns), train.columns, shared.codebooks)
+    if recipe.upsampled:  # what was met how often is counted before
+        train = upsampled(train, recipe.upsampled)
     rest = (recipe.seed, progress, settings.num_threads)
     if isinstance(recipe.run, RetrievalConfig):
         return fit_retrieval(train, validation, spec, recipe.run, *rest)

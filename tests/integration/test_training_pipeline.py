@@ -386,6 +386,8 @@ def test_tables_within_a_budget_and_repeated_rows_reach_the_model(built: Setting
     assert owned
     assert sum(t.num_rows * (4 * t.dim + 12) for t in owned) <= 5_000
     assert fitted.metrics["auc_click"] > 0.65
+    plain = fit_stage(built, "second_stage", TrainOptions(is_quick=True, table_megabytes=0.005))
+    assert all((plain.spec.ids[t.name].owners == fitted.spec.ids[t.name].owners).all() for t in owned)
     loaded = load_bundle(fitted.save(tmp_path, {}))
     for table in owned:
         np.testing.assert_array_equal(loaded.spec.ids[table.name].owners, fitted.spec.ids[table.name].owners)
