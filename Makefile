@@ -142,7 +142,7 @@ retrieval: $(S)/retrieval ## two-tower retrieval
 second-stage: $(S)/second-stage ## multi-task second stage with calibrated heads
 first-stage: $(S)/first-stage ## first stage distilled from the second
 
-LOOP := training/train.py training/loop.py training/recipes.py training/recipe_features.py
+LOOP := $(addprefix training/,train.py loop.py recipes.py recipe_features.py shared_codes.py table_budget.py upsampling.py)
 
 $(S)/retrieval: $(S)/sets $(wildcard models/*.py training/*retrieval.py) training/spectral.py $(LOOP)
 	$(PY) -m training retrieval
@@ -232,6 +232,7 @@ bench: $(VENV)/.installed-dev ## speed and memory beside the stock way and the b
 	$(PY) -m benchmarks.ann $(QUICK)
 	$(PY) -m benchmarks.dedup $(QUICK)
 	$(PY) -m benchmarks.train_speed $(QUICK)
+	$(PY) -m benchmarks.hash_tables $(QUICK)
 
 .PHONY: stop clean
 stop: ## stop the embedded Redis

@@ -2,8 +2,9 @@
 
     <bundle_id>/manifest.json         kind, spec, config, heads, calibrators, metrics, cost, bounds, versions, checksum
     <bundle_id>/weights.safetensors   weights under the names of the inference network
+    <bundle_id>/spec.safetensors      arrays of the spec, where it has any: who owns which row, codebooks
 
-The bundle id is a hash over both files' content. Nothing here unpickles, and nothing here needs TorchRec.
+The bundle id is a hash over all files' content. Nothing here unpickles, and nothing here needs TorchRec.
 Legend: B users, N posts, D + 1 entries of a vector, H heads.
 """
 
@@ -37,7 +38,7 @@ from models.towers import TowerConfig, TwoTower
 BundleKind = Literal["retrieval", "first_stage", "second_stage"]
 KINDS: tuple[BundleKind, ...] = ("retrieval", "first_stage", "second_stage")
 FORMAT_VERSION = 1
-MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
+MANIFEST, WEIGHTS, SPEC_ARRAYS = "manifest.json", "weights.safetensors", "spec.safetensors"
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,11 @@ def save_bundle(
             "versions": dict(versions) | {"torch": torch.__version__.split("+")[0]},
             "weights_sha256": file_hash(temporary / WEIGHTS),
         }
+        arrays = spec.arrays()
+        if arrays:
+            tensors = {name: torch.from_numpy(np.array(values)) for name, values in sorted(arrays.items())}
+            write_atomically(temporary / SPEC_ARRAYS, save(tensors))
+            manifest["spec_sha256"] = file_hash(temporary / SPEC_ARRAYS)
         bundle_id = _manifest_hash(manifest)
         write_atomically(
             temporary / MANIFEST, json.dumps({"bundle_id": bundle_id, **manifest}, indent=1, sort_keys=True)
@@ -204,17 +210,30 @@ def _cost(kind: BundleKind, spec: FeatureSpec, config: Mapping[str, Any], num_he
     return cost_of(module, spec, lambda user, post, _: module.user_vectors(user) @ module.post_vectors(post).T)
 
 
+def _checked_file(path: Path, name: str, sha256: str) -> Path:
+    file = path / name
+    if not file.exists():
+        raise BundleError(f"bundle {path}: {name} is missing; restore it or train again")
+    if file_hash(file) != sha256:
+        raise BundleError(f"bundle {path}: {name} does not match its checksum; restore it or train again")
+    return file
+
+
+def _spec_arrays(path: Path, manifest: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Arrays of the spec, mapped from their file."""
+    if "spec_sha256" not in manifest:
+        return {}
+    file = _checked_file(path, SPEC_ARRAYS, manifest["spec_sha256"])
+    return {name: tensor.numpy() for name, tensor in load_file(file).items()}
+
+
 def load_bundle(path: Path) -> Bundle:
     """The bundle in folder `path`, checked, in evaluation mode. Raises BundleError."""
     manifest = read_manifest(path)
-    weights = path / WEIGHTS
-    if not weights.exists():
-        raise BundleError(f"bundle {path}: {WEIGHTS} is missing; restore it or train again")
-    if file_hash(weights) != manifest["weights_sha256"]:
-        raise BundleError(f"bundle {path}: {WEIGHTS} does not match its checksum; restore it or train again")
+    weights = _checked_file(path, WEIGHTS, manifest["weights_sha256"])
     kind, bundle_id = manifest["kind"], manifest["bundle_id"]
     try:
-        spec = FeatureSpec.from_json(manifest["spec"])
+        spec = FeatureSpec.from_json(manifest["spec"], _spec_arrays(path, manifest))
         module = _build(kind, spec, manifest["config"], len(manifest["heads"]))
         module.load_state_dict(load_file(weights), strict=True)
         calibrators = tuple(Calibrator.from_json(c) for c in manifest["calibrators"])

@@ -54,7 +54,7 @@ def cost_of(
     indexed = [f for f in spec.features if f.is_indexed]
     return Cost(
         flops_per_example=forward_flops(lambda: run(*(_blank(spec, side) for side in ("user", "post", "cross")))),
-        table_bytes_per_example=4 * collections * sum(f.length * f.dim for f in indexed),
+        table_bytes_per_example=4 * collections * sum(f.length * f.dim * (1 + (f.hashing == "multi")) for f in indexed),
         table_parameters=collections * sum(t.num_rows * t.dim for t in spec.tables),
         dense_parameters=sum(p.numel() for name, p in module.named_parameters() if not name.startswith(places)),
     )
@@ -62,7 +62,8 @@ def cost_of(
 
 def with_few_rows(spec: FeatureSpec) -> FeatureSpec:
     """The spec with tables of two rows: nothing that is computed depends on how many there are."""
-    return FeatureSpec(tuple(replace(f, num_rows=2) if f.is_indexed else f for f in spec.features))
+    small = {"num_rows": 2, "hashing": "plain", "min_count": 1}
+    return FeatureSpec(tuple(replace(f, **small) if f.is_indexed else f for f in spec.features))  # type: ignore[arg-type]
 
 
 def _blank(spec: FeatureSpec, side: Side) -> EncodedSide:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from models.features import FeatureSpec
 from models.fused import FusedTable
+from models.multi_hash import HASHES, rows_of_hashes
 
 SPARSE_GRADIENT_VALUES = 4_000_000
 """Pooled tables from this many values get sparse gradients; below it a dense gradient is faster to apply."""
@@ -44,6 +45,7 @@ class PlainTables(nn.Module):
         super().__init__()
         self.weights = nn.ModuleDict({t.name: nn.Embedding(t.num_rows, t.dim) for t in spec.tables})
         self._table_of = {feature: t.name for t in spec.tables for feature in t.features}
+        self._hashes = Hashes(spec)
 
     def weight(self, feature: str) -> nn.Parameter:
         """The table that a feature reads, [rows, D]."""
@@ -52,7 +54,7 @@ class PlainTables(nn.Module):
 
     def pool(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         pooled = {}
-        for name, rows_BL in rows.items():
+        for name, rows_BL in self._hashes.spread(rows).items():
             if rows_BL.shape[1] == 1:
                 present_B1 = (rows_BL >= 0).to(torch.float32)
                 pooled[name] = F.embedding(rows_BL[:, 0].clamp(min=0), self.weight(name)) * present_B1
@@ -64,10 +66,33 @@ class PlainTables(nn.Module):
         return pooled
 
     def embed(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: F.embedding(rows_BL.clamp(min=0), self.weight(name)) for name, rows_BL in rows.items()}
+        spread = self._hashes.spread(rows)
+        found = {name: F.embedding(rows_BL.clamp(min=0), self.weight(name)) for name, rows_BL in spread.items()}
+        return self._hashes.gathered(found)
 
     def export(self) -> dict[str, Tensor]:
         return dict(self.state_dict())
+
+
+class Hashes:
+    """Entries to the several rows that each has in a table hashed more than once, and their vectors back to one."""
+
+    def __init__(self, spec: FeatureSpec) -> None:
+        self._tables = {f: t for t in spec.tables if t.hashing == "multi" for f in t.features}
+
+    def spread(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """[B, L] codes of such a feature to rows [B, L * HASHES]; other features as they are."""
+        return {
+            name: rows_of_hashes(rows_BL, t.num_rows, t.num_shared) if (t := self._tables.get(name)) else rows_BL
+            for name, rows_BL in rows.items()
+        }
+
+    def gathered(self, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """[B, L * HASHES, D] of such a feature to the mean per entry, [B, L, D]."""
+        return {
+            name: v.view(len(v), -1, HASHES, v.shape[2]).mean(2) if name in self._tables else v
+            for name, v in vectors.items()
+        }
 
 
 def _torchrec() -> Any:
@@ -106,10 +131,12 @@ class PooledTables(nn.Module):
                 for t in spec.tables
             ]
         )
+        self._hashes = Hashes(spec)
         for t in spec.tables:
             self.collection.embedding_bags[t.name].sparse = t.num_rows * t.dim >= SPARSE_GRADIENT_VALUES
 
     def pool(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        rows = self._hashes.spread(rows)
         num_rows = next(iter(rows.values())).shape[0]
         nothing = torch.zeros(num_rows, dtype=torch.int64)
         values, lengths = [], []
@@ -147,6 +174,7 @@ class EntryTables(nn.Module):
         super().__init__()
         self._tables = spec.tables
         self.fused = nn.ModuleDict({t.name: FusedTable(t.name, t.num_rows, t.dim) for t in spec.tables})
+        self._hashes = Hashes(spec)
 
     def set_learning_rate(self, rate: float) -> None:
         """The rate at which all tables learn what is read from now on."""
@@ -158,6 +186,7 @@ class EntryTables(nn.Module):
 
     def embed(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         embedded: dict[str, Tensor] = {}
+        rows = self._hashes.spread(rows)
         for t in self._tables:
             shapes = {f: rows[f].shape for f in t.features if f in rows}
             if not shapes:
@@ -166,7 +195,7 @@ class EntryTables(nn.Module):
             found = self.fused[t.name](entries_M).split([shape.numel() for shape in shapes.values()])
             for (feature, shape), vectors in zip(shapes.items(), found, strict=True):
                 embedded[feature] = vectors.view(*shape, t.dim)
-        return embedded
+        return self._hashes.gathered(embedded)
 
     def export(self) -> dict[str, Tensor]:
         return {f"weights.{name}.weight": table.weight for name, table in self.fused.items()}  # type: ignore[misc]
@@ -176,6 +205,19 @@ def table_modules(module: nn.Module) -> dict[str, Tables]:
     """The embedding tables inside a network, by their place in it."""
     kinds = (PlainTables, PooledTables, EntryTables)
     return {name: part for name, part in module.named_modules() if isinstance(part, kinds)}
+
+
+@torch.no_grad()
+def start_tables(module: nn.Module, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Gives every table of a network that has the name and shape of one of `weights` its values; names of those."""
+    started = dict[str, None]()
+    for part in table_modules(module).values():
+        for path, mine in part.export().items():
+            name = path.split(".")[1]
+            if name in weights and weights[name].shape == mine.shape:
+                mine.copy_(weights[name])
+                started[name] = None
+    return tuple(started)
 
 
 def live_state(module: nn.Module) -> dict[str, Tensor]:

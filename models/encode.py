@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.features import Columns, Feature, FeatureSpec, Side
-from models.hashing import rows_of_codes, rows_of_ids, rows_of_words
+from models.hashing import rows_of_codes, rows_of_words
+from models.id_rows import IdRows, rows_of_table
 from models.numeric import read_numeric, require_columns, transform_block
+from models.semantic_ids import codes_of, semantic_ids
 
 CHUNK_ROWS = 4096
 """Rows encoded at a time; a block of some hundred features then stays in the processor's cache."""
@@ -68,6 +70,7 @@ class _Plan:
     mean: NDArray[np.float32]
     scale: NDArray[np.float32]
     indexed: tuple[Feature, ...]
+    contents: tuple[str, ...]
     sequences: tuple[Feature, ...]
     embeddings: tuple[Feature, ...]
     num_ids: int
@@ -94,6 +97,7 @@ def _make_plan(spec: FeatureSpec, side: Side) -> _Plan:
         mean=np.array([[f.mean] for f in numerics], dtype=np.float32).reshape(-1, 1),
         scale=np.array([[1.0 / f.std] for f in numerics], dtype=np.float32).reshape(-1, 1),
         indexed=indexed,
+        contents=tuple(dict.fromkeys(f.column for f in indexed if f.level)),
         sequences=spec.side(side, "sequence"),
         embeddings=spec.side(side, "embedding"),
         num_ids=sum(f.num_ids for f in indexed),
@@ -105,7 +109,7 @@ def _encode_numeric(plan: _Plan, columns: Columns, lo: int, hi: int, out_NF: NDA
     block_FN = np.empty((num + len(plan.flags), hi - lo), dtype=np.float32)
     values_FN = block_FN[:num]
     for row, feature in zip(values_FN, plan.numerics, strict=True):
-        read_numeric(columns[feature.name][lo:hi], row)
+        read_numeric(columns[feature.column][lo:hi], row)
     transform_block(values_FN, plan.logs, plan.logits)
     absent_FN = ~np.isfinite(values_FN)
     values_FN -= plan.mean
@@ -123,19 +127,30 @@ def _fit_length(ids_NL: NDArray[Any], length: int, name: str) -> NDArray[np.int6
     return cut if cut.shape[1] == length else np.pad(cut, ((0, 0), (0, length - cut.shape[1])), constant_values=-1)
 
 
-def _encode_ids(feature: Feature, values: NDArray[Any]) -> NDArray[np.int64]:
+def _codebook(spec: FeatureSpec, column: str) -> NDArray[np.float32]:
+    if column not in spec.codebooks:
+        raise ValueError(f"the spec makes semantic ids of {column} and has no codebook for it (`fit_ids`)")
+    return spec.codebooks[column]
+
+
+def _rows_of_ids(feature: Feature, ids: NDArray[np.int64], known: IdRows | None) -> NDArray[np.int64]:
+    f = feature
+    return rows_of_table(ids, f.table, f.num_rows, f.hashing, f.min_count, f.num_shared, known)
+
+
+def _encode_ids(feature: Feature, values: NDArray[Any], known: IdRows | None) -> NDArray[np.int64]:
     if feature.kind == "codes":
         return rows_of_codes(_fit_length(values, feature.length, feature.name), feature.table, feature.num_rows)
     if values.dtype.kind in "iub":
-        return rows_of_ids(values.astype(np.int64), feature.table, feature.num_rows)[:, None]
+        return _rows_of_ids(feature, values.astype(np.int64), known)[:, None]
     if values.dtype.kind in "OUT":
         return rows_of_words(values, feature.table, feature.num_rows)[:, None]
     raise ValueError(f"column {feature.name} has dtype {values.dtype}, expected integers or strings")
 
 
-def _encode_sequence(feature: Feature, values: NDArray[Any]) -> NDArray[np.int64]:
+def _encode_sequence(feature: Feature, values: NDArray[Any], known: IdRows | None) -> NDArray[np.int64]:
     ids_NL = _fit_length(values, feature.length, feature.name)
-    rows_NL = rows_of_ids(ids_NL, feature.table, feature.num_rows)
+    rows_NL = _rows_of_ids(feature, ids_NL, known)
     rows_NL[ids_NL < 0] = -1
     return rows_NL
 
@@ -173,14 +188,18 @@ def encode(spec: FeatureSpec, side: Side, columns: Columns) -> EncodedSide:
         hi = min(lo + CHUNK_ROWS, n)
         _encode_numeric(plan, columns, lo, hi, numeric_NF)
         at = 0
+        codes = {c: codes_of(columns[c][lo:hi], _codebook(spec, c)) for c in plan.contents}
         for f in plan.indexed:
-            ids_NC[lo:hi, at : at + f.num_ids] = _encode_ids(f, columns[f.name][lo:hi])
+            values = columns[f.column][lo:hi]
+            if f.level:
+                values = semantic_ids(codes[f.column], f.level, spec.codebooks[f.column].shape[1])
+            ids_NC[lo:hi, at : at + f.num_ids] = _encode_ids(f, values, spec.ids.get(f.table))
             at += f.num_ids
         for f in plan.sequences:
-            sequences[f.name][lo:hi] = _encode_sequence(f, columns[f.name][lo:hi])
+            sequences[f.name][lo:hi] = _encode_sequence(f, columns[f.column][lo:hi], spec.ids.get(f.table))
         at = 0
         for f in plan.embeddings:
-            embeddings_NE[lo:hi, at : at + f.dim] = _encode_embedding(f, columns[f.name][lo:hi])
+            embeddings_NE[lo:hi, at : at + f.dim] = _encode_embedding(f, columns[f.column][lo:hi])
             at += f.dim
     return EncodedSide(
         torch.from_numpy(numeric_NF),

@@ -35,7 +35,8 @@ def _salt(table: str) -> np.uint64:
     return np.uint64(_word_hash("table", table))
 
 
-def _hashed(values: NDArray[np.int64], table: str, num_rows: int) -> NDArray[np.int64]:
+def hashed_ids(values: NDArray[np.int64], table: str, num_rows: int) -> NDArray[np.int64]:
+    """Rows 1 to `num_rows` - 1 by hash, same shape; null is hashed like any other."""
     spread = splitmix64(values.view(np.uint64) ^ _salt(table)) % np.uint64(num_rows - 1)
     return spread.view(np.int64) + 1
 
@@ -43,7 +44,7 @@ def _hashed(values: NDArray[np.int64], table: str, num_rows: int) -> NDArray[np.
 def rows_of_ids(ids: NDArray[np.int64], table: str, num_rows: int) -> NDArray[np.int64]:
     """Row of each id, same shape; a negative id is null and takes row 0."""
     if ids.size and ids.max() >= num_rows - 1:
-        rows = np.where(ids < num_rows - 1, ids + 1, _hashed(ids, table, num_rows))
+        rows = np.where(ids < num_rows - 1, ids + 1, hashed_ids(ids, table, num_rows))
         return np.where(ids < 0, 0, rows)
     return np.maximum(ids, -1) + 1
 
@@ -51,7 +52,7 @@ def rows_of_ids(ids: NDArray[np.int64], table: str, num_rows: int) -> NDArray[np
 def rows_of_codes(codes: NDArray[np.int64], table: str, num_rows: int) -> NDArray[np.int64]:
     """Row of each code [N, L]; equal codes at different positions take different rows, null stays -1."""
     positions = (np.arange(codes.shape[1], dtype=np.int64) + 1) << np.int64(40)
-    return np.where(codes < 0, -1, _hashed(codes + positions, table, num_rows))
+    return np.where(codes < 0, -1, hashed_ids(codes + positions, table, num_rows))
 
 
 class _WordRows(dict[object, int]):

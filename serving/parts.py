@@ -81,7 +81,7 @@ def load_parts(workspace: Workspace, catalogue: Catalogue, reader: FeatureReader
         search=search,
         first_stage=first_ranker,
         second_stage=second,
-        feature_names=frozenset(f.name for bundle in bundles for f in bundle.spec.features),
+        feature_names=frozenset(f.column for bundle in bundles for f in bundle.spec.features),
         bounds={name: bound for bundle in bundles for name, bound in bundle.manifest.get("bounds", {}).items()},
         versions={
             kind: bundle.bundle_id

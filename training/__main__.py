@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +29,10 @@ console = Console(stderr=True)
 Seed = Annotated[int, typer.Option(help="Decides sampling, initial weights and order of examples.")]
 Quick = Annotated[bool, typer.Option("--quick", help="One epoch on few rows: a check that everything runs.")]
 Force = Annotated[bool, typer.Option("--force", help="Do it again although nothing changed.")]
-RecipeName = Annotated[str, typer.Option(help="default, or reference: the fixed point to compare with.")]
+Megabytes = Annotated[
+    float | None, typer.Option(help="Give tables of ids rows without collisions within this memory.", min=0.0)
+]
+RecipeName = Annotated[str, typer.Option(help="default, semantic, or reference: the fixed point to compare with.")]
 
 
 @contextmanager
@@ -138,9 +142,38 @@ def retrieval(recipe: RecipeName = "default", seed: Seed = 0, quick: Quick = Fal
 
 
 @app.command("second-stage")
-def second_stage(recipe: RecipeName = "default", seed: Seed = 0, quick: Quick = False, force: Force = False) -> None:
+def second_stage(
+    recipe: RecipeName = "default",
+    seed: Seed = 0,
+    quick: Quick = False,
+    force: Force = False,
+    table_megabytes: Megabytes = None,
+    upsample: Annotated[str, typer.Option(help="Column of an entity whose rare members' rows are repeated.")] = "",
+) -> None:
     """Train the multi-task second stage and calibrate it."""
-    _train("second_stage", recipe, seed, quick, force)
+    _train("second_stage", recipe, seed, quick, force, table_megabytes, upsample)
+
+
+@app.command("table-budget")
+def table_budget(
+    megabytes: Annotated[float, typer.Option(min=0.0, help="For all tables of ids together.")],
+    name: Annotated[str, typer.Option("--set", help="second_stage, retrieval.")] = "second_stage",
+) -> None:
+    """Show which tables of ids get rows without collisions, and from which count on, within a budget."""
+    with _told() as settings:
+        from training import recipes
+        from training.set_files import load_set
+        from training.train import planned_tables
+
+        columns = load_set(settings.workspace.training_sets, name).examples("train").columns
+        recipe = (recipes.retrieval if name == "retrieval" else recipes.second_stage)(columns)
+        plan = planned_tables(recipe.features, columns, megabytes)
+        table = Table("table", "ids with a row", "rows", "from count", "bytes", "occurrences covered")
+        for of, p in plan.items():
+            cells = [f"{number:,}" for number in (p.num_own_ids, p.num_rows, p.min_count, p.bytes)]
+            table.add_row(of, *cells, f"{p.covered_share:.1%}")
+        console.print(table)
+        _result({of: asdict(p) for of, p in plan.items()})
 
 
 @app.command("first-stage")
@@ -155,11 +188,19 @@ def first_stage(recipe: RecipeName = "default", seed: Seed = 0, quick: Quick = F
     _train("first_stage", recipe, seed, quick, force)
 
 
-def _train(kind: str, recipe: str, seed: int, quick: bool, force: bool) -> None:
+def _train(
+    kind: str,
+    recipe: str,
+    seed: int,
+    quick: bool,
+    force: bool,
+    table_megabytes: float | None = None,
+    upsample: str = "",
+) -> None:
     with _told() as settings:
         from training.train import TrainOptions, train_stage
 
-        options = TrainOptions(recipe, seed, quick, force)
+        options = TrainOptions(recipe, seed, quick, force, table_megabytes, upsample)
         with _bar(f"Training {kind}") as bar:
             published = train_stage(settings, kind, options, bar)  # type: ignore[arg-type]
         state = "unchanged since the last training" if not published.is_new else "trained"

@@ -3,6 +3,7 @@
 Legend: R requests of a batch, C candidates of the longest, N candidates in all, D entries of a vector.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.embeddings import start_tables
 from models.encode import EncodedSide, encode
 from models.features import FeatureSpec
 from models.first_stage import FirstStageConfig, build_first_stage
@@ -114,11 +116,13 @@ def fit_first_stage(
     seed: int = 0,
     progress: Progress | None = None,
     num_threads: int = 2,
+    tables: Mapping[str, Tensor] | None = None,
 ) -> FittedModel:
     """The trained first stage. Rows are candidates; columns candidate__rank and candidate__score teach.
 
     `metrics`: `recall_selected`, the share of a request's selected posts among as many best by this
-    model; `auc_selected`, mean AUC within requests; `ne_selected`.
+    model; `auc_selected`, mean AUC within requests; `ne_selected`. `tables` are weights that tables of their
+    name and shape start from.
     """
     config = config or FirstStageRun()
     torch.set_num_threads(num_threads)
@@ -128,6 +132,7 @@ def fit_first_stage(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = build_first_stage(spec, config.network, is_training=True)
+        start_tables(module, tables or {})
         with torch.no_grad():
             module.task_bias_T.fill_(float(data.selected.mean().clamp(1e-4, 1 - 1e-4).logit()))
             module.task_scale_T.fill_(0.2)

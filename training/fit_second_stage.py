@@ -15,6 +15,7 @@ from torch import Tensor
 from core.schema import HEADS
 from models.bins import EDGE_ROWS
 from models.calibration import apply_calibrators, fit_calibrators
+from models.embeddings import start_tables
 from models.features import FeatureSpec
 from models.metrics import head_metrics
 from models.second_stage import SecondStage, SecondStageConfig
@@ -99,11 +100,12 @@ def fit_second_stage(
     seed: int = 0,
     progress: Progress | None = None,
     num_threads: int = 2,
+    tables: Mapping[str, Tensor] | None = None,
 ) -> FittedModel:
     """The trained and calibrated second stage; all it learns comes before `valid` and `calibration`.
 
     `metrics` are those of `valid` under the calibrated model, by head (`auc_click`, ...). Same inputs,
-    seed and threads give the same weights.
+    seed and threads give the same weights. `tables` are weights that tables of their name and shape start from.
     """
     config = config or SecondStageRun()
     torch.set_num_threads(num_threads)
@@ -115,6 +117,7 @@ def fit_second_stage(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = SecondStage(spec, network, is_training=True)
+        start_tables(module, tables or {})
         # A bias at the head's log odds: rare heads then need not learn their rate first.
         few = torch.arange(0, train.num_rows, max(1, train.num_rows // EDGE_ROWS))
         start_H = head_loss.start(torch.from_numpy(train.labels_of(network.heads)))

@@ -16,9 +16,13 @@ from numpy.typing import NDArray
 from core.schema import CONTENT_DIM, HEADS, MEDIA_TYPES
 from feature_repo.catalog import CODES_LENGTH
 from models.features import Feature, Side
+from models.semantic_ids import NUM_CODES, NUM_LEVELS
 
 MIN_TABLE_ROWS = 64
 MAX_TABLE_ROWS = 2_000_000
+SEMANTIC_ROWS = 2**17
+ID_TABLES = ("post", "creator", "topic")
+"""Tables that grow with the product."""
 FREQUENT_HEADS = ("click", "like", "long_view")
 
 
@@ -164,6 +168,24 @@ def post_features(columns: Mapping[str, NDArray[Any]], widths: Widths) -> list[F
         Feature("creator_profile__num_followers", "post", "numeric", "log1p"),
         Feature("creator_profile__num_posts", "post", "numeric", "log1p"),
         Feature("creator_profile__num_posts_7d", "post", "numeric", "log1p"),
+    ]
+
+
+def semantic_features(widths: Widths) -> list[Feature]:
+    """The post's content as codes, one table per level; levels behind the second are hashed."""
+    rows = [min(NUM_CODES**level + 2, SEMANTIC_ROWS) for level in range(1, NUM_LEVELS + 1)]
+    return [
+        Feature(
+            f"post_profile__semantic_{level}",
+            "post",
+            "categorical",
+            table=f"semantic_{level}",
+            num_rows=num_rows,
+            dim=widths.code,
+            source="post_profile__content_embedding",
+            level=level,
+        )
+        for level, num_rows in enumerate(rows, start=1)
     ]
 
 

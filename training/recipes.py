@@ -1,7 +1,8 @@
 """Recipes: functions that return everything that decides a training run, by name.
 
-`default` is what the platform serves. `reference` is a fixed point to compare with: balanced binary
-cross-entropy, Adam at 0.1 decayed by 0.9 per epoch, batches of 128, at most 100 epochs.
+`default` is what the platform serves. `semantic` adds semantic ids of the content to it. `reference` is a fixed
+point to compare with: balanced binary cross-entropy, Adam at 0.1 decayed by 0.9 per epoch, batches of 128, at
+most 100 epochs.
 """
 
 from collections.abc import Mapping
@@ -20,9 +21,16 @@ from training.fit_first_stage import FirstStageRun
 from training.fit_retrieval import RetrievalConfig
 from training.fit_second_stage import SecondStageRun
 from training.loop import LoopConfig
-from training.recipe_features import Widths, cross_features, post_features, post_identity, user_features
+from training.recipe_features import (
+    Widths,
+    cross_features,
+    post_features,
+    post_identity,
+    semantic_features,
+    user_features,
+)
 
-RECIPES = ("default", "reference")
+RECIPES = ("default", "semantic", "reference")
 
 REFERENCE_LOOP = LoopConfig(
     batch_size=128,
@@ -58,6 +66,8 @@ class Recipe:
     run: RetrievalConfig | FirstStageRun | SecondStageRun
     row_weights: Literal["sampling", "balanced"]
     seed: int
+    upsampled: str = ""
+    """Column of an entity whose rare members' rows are repeated; "" for none."""
 
     def config(self) -> dict[str, Any]:
         """The whole config as plain values; features as one line each."""
@@ -68,6 +78,8 @@ class Recipe:
 
 def _line(feature: Feature) -> str:
     table = f" {feature.table}[{feature.num_rows}x{feature.dim}]" if feature.is_indexed else ""
+    if feature.hashing != "plain" or feature.min_count > 1:
+        table += f" {feature.hashing} from {feature.min_count}"
     return f"{feature.side} {feature.kind} {feature.transform}{table}"
 
 
@@ -82,6 +94,7 @@ def retrieval(columns: Columns, name: str = "default", seed: int = 0, quick: boo
     """Two towers over all user and post features. `columns` are training rows; they size the id tables."""
     widths = Widths()
     features = [*user_features(columns, widths, history_length=30), *post_features(columns, widths)]
+    features += _semantic(name, widths)
     base = RetrievalConfig()
     run = replace(base, loop=_checked(name, quick, base.loop))
     return Recipe("retrieval", name, tuple(features), run, _weights(name), seed)
@@ -97,6 +110,7 @@ def second_stage(columns: Columns, name: str = "default", seed: int = 0, quick: 
         features.append(post_identity(columns, widths))
     else:  # Without the candidate's own vector the history's posts have nothing to be compared with.
         features = [f for f in features if f.name != "user_history__history_post_ids"]
+    features += _semantic(name, widths)
     base = SecondStageRun(network=network)
     if len(post_keys) < SMALL_SET_ROWS:
         small = replace(base.loop, batch_size=256, learning_rate=1e-3, table_learning_rate=0.02)
@@ -111,9 +125,14 @@ def first_stage(columns: Columns, name: str = "default", seed: int = 0, quick: b
     """Two light towers that predict the second stage's choice. `columns` are training rows; they size the id tables."""
     widths = Widths(post=8, creator=8, topic=8)
     features = [*user_features(columns, widths, history_length=20), *post_features(columns, widths)]
+    features += _semantic(name, widths)
     base = FirstStageRun(network=FirstStageConfig(TowerConfig(hidden=(128, 64))))
     run = replace(base, loop=_checked(name, quick, base.loop))
     return Recipe("first_stage", name, tuple(features), run, _weights(name), seed)
+
+
+def _semantic(name: str, widths: Widths) -> list[Feature]:
+    return semantic_features(widths) if name == "semantic" else []
 
 
 def _weights(name: str) -> Literal["sampling", "balanced"]:

@@ -4,6 +4,8 @@ Keeping whole requests keeps every slate comparable with itself and lets request
 The decision depends on id and seed alone, so the same log gives the same rows on every machine.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,6 +26,18 @@ def keep_sql(group: str, rate: float, seed: int) -> str:
     threshold = int(rate * 2**53)
     # The upper 53 bits: exactly what a double can hold, so the threshold means the same everywhere.
     return f"(md5_number_lower(concat('{seed}:', {group})) >> 11) < {threshold}"
+
+
+def repeats(counts: NDArray[np.integer[Any]], at_least: int, most: int) -> NDArray[np.int64]:
+    """How often to learn a row [N] whose entity occurs `counts` [N] times, so that it is learnt `at_least` times.
+
+    At most `most` times. A repeat weighs one over the repeats, so that what is estimated stays the same; a table's
+    row, whose steps do not grow with its gradients (Adagrad), still goes further.
+    """
+    if at_least < 1 or most < 1:
+        raise ValueError(f"at_least is {at_least} and most {most}, expected 1 or more")
+    wanted = -(-at_least // np.maximum(counts.astype(np.int64), 1))
+    return np.clip(wanted, 1, most)
 
 
 def balancing_weights(labels: NDArray[np.float32]) -> NDArray[np.float32]:

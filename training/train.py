@@ -1,7 +1,7 @@
 """Trains one stage on its training set and publishes the result."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +16,8 @@ from core.schema import HEADS
 from core.settings import Settings
 from models.bundle import SecondStageBundle, load_bundle, read_manifest
 from models.calibration import apply_calibrators
-from models.features import FIT_ROWS, SIDES, fit_spec
+from models.features import FIT_ROWS, SIDES, Columns, Feature, fit_spec
+from models.fit_ids import fit_ids
 from models.metrics import head_metrics
 from training import recipes
 from training.examples import Examples, taken
@@ -27,10 +28,13 @@ from training.importance import permutation_importance
 from training.loop import FittedModel, Progress, spaced_rows
 from training.plots import plot_calibration, plot_importance, plot_learning_curves
 from training.publish import Findings, Published, history_curves, publish, training_id, unchanged
-from training.recipe_features import FREQUENT_HEADS
+from training.recipe_features import FREQUENT_HEADS, ID_TABLES
 from training.recipes import Recipe
 from training.sampling import balancing_weights
 from training.set_files import ExampleSet, SetManifest, load_set
+from training.shared_codes import shared_codes
+from training.table_budget import TablePlan, counts_of_tables, plan_tables, with_plan
+from training.upsampling import upsampled
 from validation.bounds import compile_bounds
 
 Kind = Literal["retrieval", "first_stage", "second_stage"]
@@ -53,6 +57,10 @@ class TrainOptions:
     seed: int = 0
     is_quick: bool = False
     is_forced: bool = False
+    table_megabytes: float | None = None
+    """Bytes within which tables of ids get rows without collisions; None leaves them as the recipe has them."""
+    upsampled: str = ""
+    """Column of an entity whose rare members' rows are repeated; "" for none."""
 
 
 def train_stage(settings: Settings, kind: Kind, options: TrainOptions, progress: Progress | None = None) -> Published:
@@ -63,6 +71,9 @@ def train_stage(settings: Settings, kind: Kind, options: TrainOptions, progress:
     example_set = load_set(settings.workspace.training_sets, kind)
     train, validation, recipe = _prepared(example_set, kind, options)
     config = recipe.config() | {"is_quick": options.is_quick, "training_set": example_set.manifest.config}
+    codes_of = shared_codes(settings, recipe).bundle_id
+    if codes_of:
+        config["codes_of"] = codes_of
     trained_from = training_id(config, example_set.manifest)
     last = None if options.is_forced else unchanged(settings, kind, trained_from)
     if last is not None:
@@ -87,7 +98,17 @@ def _prepared(example_set: ExampleSet, kind: Kind, options: TrainOptions) -> tup
     train, validation = _part(example_set, "train"), _validation(example_set)
     if options.is_quick:
         train, validation = (part.take(spaced_rows(part.num_rows, QUICK_ROWS)) for part in (train, validation))
-    return train, validation, _RECIPES[kind](train.columns, options.recipe, options.seed, options.is_quick)
+    recipe = _RECIPES[kind](train.columns, options.recipe, options.seed, options.is_quick)
+    if options.table_megabytes is not None:
+        plan = planned_tables(recipe.features, train.columns, options.table_megabytes)
+        recipe = replace(recipe, features=with_plan(recipe.features, plan))
+    return train, validation, replace(recipe, upsampled=options.upsampled)
+
+
+def planned_tables(features: Sequence[Feature], columns: Columns, megabytes: float) -> dict[str, TablePlan]:
+    """Which tables of ids get rows without collisions within so many megabytes."""
+    names = [name for name in ID_TABLES if any(f.table == name for f in features)]
+    return plan_tables(counts_of_tables(features, columns, names), int(megabytes * 1e6))
 
 
 def _part(example_set: ExampleSet, split: str) -> Examples:
@@ -116,13 +137,17 @@ def _fit(
         click = train.labels[:, HEADS.index("click")]
         train = replace(train, weights=balancing_weights(np.asarray(click)))
     few = train.take(slice(None, None, max(1, -(-train.num_rows // FIT_ROWS))))
-    spec = fit_spec(recipe.features, few.columns)
+    shared = shared_codes(settings, recipe)  # the second time: small beside a training
+    spec = fit_ids(fit_spec(recipe.features, few.columns), train.columns, shared.codebooks)
+    if recipe.upsampled:  # what was met how often is counted before
+        train = upsampled(train, recipe.upsampled)
     rest = (recipe.seed, progress, settings.num_threads)
     if isinstance(recipe.run, RetrievalConfig):
         return fit_retrieval(train, validation, spec, recipe.run, *rest)
     if isinstance(recipe.run, FirstStageRun):
-        return fit_first_stage(train, validation, spec, recipe.run, *rest)
-    return fit_second_stage(train, validation, _part(example_set, "calibration"), spec, recipe.run, *rest)
+        return fit_first_stage(train, validation, spec, recipe.run, *rest, shared.tables)
+    calibration = _part(example_set, "calibration")
+    return fit_second_stage(train, validation, calibration, spec, recipe.run, *rest, shared.tables)
 
 
 def _versions(manifest: SetManifest, recipe: Recipe) -> dict[str, str]:
@@ -193,7 +218,7 @@ def _plot_importance(folder: Path, bundle: SecondStageBundle, validation: Exampl
         lambda columns: predict(bundle, columns),
         few.columns,
         few.labels,
-        [f.name for f in bundle.spec.features],
+        list(dict.fromkeys(f.column for f in bundle.spec.features)),
         [bundle.heads.index(head) for head in FREQUENT_HEADS if head in bundle.heads],
         np.random.default_rng(seed),
     )

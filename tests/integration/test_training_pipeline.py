@@ -374,3 +374,20 @@ def test_offline_evaluation_puts_models_beside_baselines(built: Settings) -> Non
     tables = record_evaluation(built, found, ("click",))
     assert len(tables) == 2
     assert json.loads((built.workspace.reports / "offline.json").read_text())["queries"] == found.queries
+
+
+def test_tables_within_a_budget_and_repeated_rows_reach_the_model(built: Settings, tmp_path: Path) -> None:
+    from models.bundle import load_bundle
+    from training.train import TrainOptions, fit_stage
+
+    options = TrainOptions(is_quick=True, table_megabytes=0.005, upsampled="post_profile__creator_id")
+    fitted = fit_stage(built, "second_stage", options)
+    owned = [t for t in fitted.spec.tables if t.hashing == "zero_collision"]
+    assert owned
+    assert sum(t.num_rows * (4 * t.dim + 12) for t in owned) <= 5_000
+    assert fitted.metrics["auc_click"] > 0.65
+    plain = fit_stage(built, "second_stage", TrainOptions(is_quick=True, table_megabytes=0.005))
+    assert all((plain.spec.ids[t.name].owners == fitted.spec.ids[t.name].owners).all() for t in owned)
+    loaded = load_bundle(fitted.save(tmp_path, {}))
+    for table in owned:
+        np.testing.assert_array_equal(loaded.spec.ids[table.name].owners, fitted.spec.ids[table.name].owners)

@@ -36,3 +36,19 @@ def test_what_is_read_without_gradients_is_the_table():
 def test_a_width_that_the_kernel_cannot_take_is_named():
     with pytest.raises(ValueError, match="table post is 6 wide"):
         FusedTable("post", 5, 6)
+
+
+def test_a_row_that_starts_anew_has_forgotten_its_steps():
+    table = FusedTable("post", 9, 4)
+    rows, slope = torch.tensor([3, 5]), torch.tensor([[1.0, -2.0, 0.5, 0.0]] * 2)
+    for _ in range(4):
+        table.set_learning_rate(0.1)
+        table(rows).backward(slope)
+    other = table.weight[5].clone()
+    table.start_anew(torch.tensor([3]))
+    assert (table.weight[3].abs() <= 9**-0.5).all()
+    torch.testing.assert_close(table.weight[5], other)
+    before = table.weight[3].clone()
+    table(torch.tensor([3])).backward(slope[:1])
+    scale = 0.1 / (math.sqrt((1 + 4 + 0.25) / 4) + EPSILON)  # as on the very first step
+    torch.testing.assert_close(table.weight[3], before - scale * slope[0], atol=1e-6, rtol=1e-5)

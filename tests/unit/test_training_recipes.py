@@ -19,12 +19,12 @@ def test_every_recipe_reads_declared_features_and_makes_a_spec(build, name: str)
     recipe = build(COLUMNS, name)
     spec = FeatureSpec(recipe.features)
     for feature in recipe.features:
-        assert feature.name in FIELDS or feature.name.startswith("request__")
+        assert feature.column in FIELDS or feature.column.startswith("request__")
         if feature.kind in ("sequence", "codes") or (feature.kind == "embedding"):
             assert FIELDS[feature.name].length >= (feature.dim if feature.kind == "embedding" else feature.length)
     assert bool(spec.side("cross")) is (recipe.kind == "second_stage")
     stored = set(recipe_columns(has_crosses=recipe.kind == "second_stage"))
-    assert {f.name for f in recipe.features if not f.name.startswith("request__")} <= stored
+    assert {f.column for f in recipe.features if not f.column.startswith("request__")} <= stored
 
 
 def test_the_reference_recipe_is_what_it_says() -> None:
@@ -52,7 +52,7 @@ def test_a_post_gets_a_vector_of_its_own_where_it_is_seen_often_enough(rows_per_
 
 
 def test_an_unknown_recipe_is_refused_with_the_choices() -> None:
-    with pytest.raises(ConfigError, match="choose one of default, reference"):
+    with pytest.raises(ConfigError, match="choose one of default, semantic, reference"):
         recipes.second_stage(COLUMNS, "best")
 
 
