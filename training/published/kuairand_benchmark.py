@@ -26,11 +26,13 @@ from training.publish import history_curves
 from training.published import kuairand_models as models
 from training.published.kuairand_log import HEADS, read_kuairand
 from training.published.kuairand_parts import Parts, days_of, kuairand_parts
+from training.published.kuairand_trees import with_trees
 from training.published.outcome import Outcome, SeedRun, Told
 from training.recalibration import recalibrated
 from training.tracking import RunRecord, Tracker
 
-MULTI, SINGLE, TREES = "multi-task", "single-task", "LightGBM"
+MULTI, ONE, SINGLE, TREES = "multi-task", "multi-task, one network", "single-task", "LightGBM"
+PAIRS = ((MULTI, SINGLE), (MULTI, TREES), (ONE, SINGLE))
 RANKED = "long_view"
 MIN_POSITIVES = 500
 """Test positives from which on a head's figures say something."""
@@ -53,10 +55,11 @@ def benchmark_kuairand(
     told("features as known at the time", 0, 1)
     parts = kuairand_parts(data, is_tuning=is_tuning, user_share=QUICK_USERS if is_quick else 1.0)
     judge = _Judge(settings, parts, told, is_quick, _tags(folder, is_tuning))
-    runs: dict[str, list[SeedRun]] = {MULTI: [], SINGLE: [], TREES: []}
+    runs: dict[str, list[SeedRun]] = {name: [] for name in (MULTI, ONE, SINGLE, TREES)}
     intervals: dict[str, list[Interval]] = {}
     for seed in range(num_seeds):
-        found = {MULTI: judge.multi_task(seed), SINGLE: judge.single_task(seed), TREES: judge.lightgbm(seed)}
+        judge.with_trees(seed)
+        found = {**judge.multi_task(seed), SINGLE: judge.single_task(seed), TREES: judge.lightgbm(seed)}
         for name, (run, _) in found.items():
             runs[name].append(run)
         for name, interval in judge.intervals({name: judged for name, (_, judged) in found.items()}).items():
@@ -70,6 +73,7 @@ class _Judge:
 
     def __init__(self, settings: Settings, parts: Parts, told: Told, is_quick: bool, tags: Mapping[str, str]) -> None:
         self._settings, self._parts, self._told, self._is_quick, self._tags = settings, parts, told, is_quick, tags
+        self._stacked = parts
         self._tracker = Tracker(settings)
         positives = np.nansum(parts.test.labels, axis=0)
         self.heads = tuple(head for head, count in zip(HEADS, positives, strict=True) if count >= MIN_POSITIVES)
@@ -78,13 +82,22 @@ class _Judge:
                 raise InputError(f"the test days have fewer than {MIN_POSITIVES} rows with {RANKED}; give a longer log")
             self.heads = (*self.heads, RANKED)
 
-    def multi_task(self, seed: int) -> tuple[SeedRun, _Judged]:
-        run = models.kuairand_run(is_quick=self._is_quick)
+    def with_trees(self, seed: int) -> None:
+        """Gives the networks the trees' column of this seed."""
+        self._told(f"columns of trees, seed {seed}", 0, 1)
+        config = models.trees_config(seed, self._settings.num_threads, is_quick=self._is_quick)
+        self._stacked = with_trees(self._parts, config)
+
+    def multi_task(self, seed: int) -> dict[str, tuple[SeedRun, _Judged]]:
+        """The averaged networks, and the first of them alone."""
+        run = models.kuairand_run(num_networks=1 if self._is_quick else models.NUM_NETWORKS, is_quick=self._is_quick)
         started, started_at = time.perf_counter(), WallClock().now()
         threads = self._settings.num_threads
-        fitted = models.fit_network(self._parts, run, seed, self._progress(MULTI, seed), threads)
+        fitted = models.fit_network(self._stacked, run, seed, self._progress(MULTI, seed), threads)
         seconds = time.perf_counter() - started
-        logits, bundle_id = models.served_logits(fitted, self._settings.workspace.bundles / "second_stage", self._parts)
+        logits, bundle_id = models.served_logits(
+            fitted, self._settings.workspace.bundles / "second_stage", self._stacked
+        )
         judged = self.judged(logits, HEADS)
         record = RunRecord(
             kind="second_stage",
@@ -95,12 +108,16 @@ class _Judge:
             started_at=started_at,
         )
         self._tracker.record(record)
-        return SeedRun(judged.metrics, seconds), judged
+        started, started_at = time.perf_counter(), WallClock().now()
+        kept = [HEADS.index(head) for head in self.heads]
+        valid, test = models.first_network_logits(fitted, self._stacked)
+        one = self._baseline(ONE, (valid[:, kept], test[:, kept]), seed, seconds / run.network.num_networks, started_at)
+        return {MULTI: (SeedRun(judged.metrics, seconds), judged), ONE: one}
 
     def single_task(self, seed: int) -> tuple[SeedRun, _Judged]:
         started, started_at = time.perf_counter(), WallClock().now()
         logits = models.single_task_logits(
-            self._parts,
+            self._stacked,
             self.heads,
             seed,
             self._progress(SINGLE, seed),
@@ -138,15 +155,18 @@ class _Judge:
         return _Judged(found, daily)
 
     def intervals(self, judged: Mapping[str, _Judged]) -> dict[str, Interval]:
-        """Differences of the multi-task network from the others, by metric, head and model."""
+        """Differences of PAIRS by metric, head and models."""
         labels, users = self._parts.test.labels_of(self.heads), self._parts.test.user_ids
-        mine = judged[MULTI].probabilities
         return {
-            f"{metric}_{head} - {other}": interval
-            for other in (SINGLE, TREES)
+            f"{metric}_{head}{'' if first == MULTI else ' of one network'} - {other}": interval
+            for first, other in PAIRS
             for h, head in enumerate(self.heads)
             for metric, interval in compare(
-                labels[:, h], mine[:, h], judged[other].probabilities[:, h], users, 50 if self._is_quick else 300
+                labels[:, h],
+                judged[first].probabilities[:, h],
+                judged[other].probabilities[:, h],
+                users,
+                50 if self._is_quick else 300,
             ).items()
             if metric != "gauc" or head == RANKED
         }

@@ -6,15 +6,20 @@ Legend: N rows, H heads.
 
 import tempfile
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from models.features import fit_spec
-from models.second_stage import SecondStageConfig
+from models.second_stage import SecondStage, SecondStageConfig
+from training import fit_second_stage as fit
 from training.baselines import LightGbmConfig, fit_lightgbm
+from training.encoded_examples import encode_examples
 from training.fit_second_stage import SecondStageRun, fit_second_stage
 from training.loop import FittedModel, LoopConfig, Progress
 from training.published.kuairand_features import HISTORY_LENGTH
@@ -33,7 +38,11 @@ RARE_WEIGHT, RARE_POSITIVES = 0.02, 50.0
 """Of the heads not named above, of which the training days have a hundred positives or so."""
 
 
-def kuairand_run(heads: tuple[str, ...] = HEADS, *, is_quick: bool = False) -> SecondStageRun:
+NUM_NETWORKS = 3
+"""Averaged in the multi-task model."""
+
+
+def kuairand_run(heads: tuple[str, ...] = HEADS, num_networks: int = 1, *, is_quick: bool = False) -> SecondStageRun:
     """How the network learns; chosen on 04-27..28. One epoch: in a second, vectors of ids learn rows by heart.
 
     Each head of weight has experts of its own and the rarest share theirs, or what profile visits need costs long
@@ -48,6 +57,7 @@ def kuairand_run(heads: tuple[str, ...] = HEADS, *, is_quick: bool = False) -> S
             num_experts=2,
             head_groups=tuple(own.index(head) if head in own else len(own) for head in heads),
             dropout=0.2,
+            num_networks=num_networks,
             history_length=HISTORY_LENGTH,
         ),
         LoopConfig(batch_size=256 if is_quick else 1024, max_epochs=1, learning_rate=1e-3, validations_per_epoch=1),
@@ -70,13 +80,29 @@ def served_logits(fitted: FittedModel, folder: Path, parts: Parts) -> tuple[Logi
     return (predict_logits(bundle, parts.valid.columns), predict_logits(bundle, parts.test.columns)), bundle.bundle_id
 
 
+def first_network_logits(fitted: FittedModel, parts: Parts) -> Logits:
+    """What the first of the averaged networks answers alone."""
+    every = cast(SecondStage, fitted.module)
+    module = copy(every)
+    module._modules = {"networks": nn.ModuleList(list(every.networks)[:1])}
+    valid, test = (encode_examples(fitted.spec, part, HEADS) for part in (parts.valid, parts.test))
+    return fit.predict_logits(module, valid), fit.predict_logits(module, test)
+
+
 def single_task_logits(
     parts: Parts, heads: Sequence[str], seed: int, progress: Progress, num_threads: int, *, is_quick: bool
 ) -> Logits:
-    """The same network trained for one head alone, for each of `heads`."""
+    """The same network trained for one head alone, for each of `heads`, on the rows that know its label.
+
+    Batches shrink with the rows, so that there are as many steps of as many labels as in the multi-task network.
+    """
     found = []
     for head in heads:
-        fitted = fit_network(parts, kuairand_run((head,), is_quick=is_quick), seed, progress, num_threads)
+        is_known = np.isfinite(parts.train.labels[:, HEADS.index(head)])
+        run = kuairand_run((head,), is_quick=is_quick)
+        batch = max(16, round(run.loop.batch_size * float(is_known.mean())))
+        known = replace(parts, train=parts.train.take(np.flatnonzero(is_known)))
+        fitted = fit_network(known, replace(run, loop=replace(run.loop, batch_size=batch)), seed, progress, num_threads)
         with tempfile.TemporaryDirectory() as folder:
             found.append(served_logits(fitted, Path(folder), parts)[0])
     return np.hstack([valid for valid, _ in found]), np.hstack([test for _, test in found])
@@ -84,14 +110,7 @@ def single_task_logits(
 
 def lightgbm_logits(parts: Parts, heads: Sequence[str], seed: int, num_threads: int, *, is_quick: bool) -> Logits:
     """LightGBM for each of `heads` on the same rows and columns, with early stopping on the validation day."""
-    config = LightGbmConfig(
-        num_leaves=31,
-        min_data_in_leaf=100,
-        max_rounds=60 if is_quick else 600,
-        is_weighted=True,
-        num_threads=num_threads,
-        seed=seed,
-    )
+    config = trees_config(seed, num_threads, is_quick=is_quick)
     names = tree_columns(parts.train.columns)
     models = [fit_lightgbm(parts.train, parts.valid, HEADS.index(head), names, config) for head in heads]
     valid, test = (
@@ -99,6 +118,18 @@ def lightgbm_logits(parts: Parts, heads: Sequence[str], seed: int, num_threads: 
         for part in (parts.valid, parts.test)
     )
     return valid, test
+
+
+def trees_config(seed: int, num_threads: int, *, is_quick: bool) -> LightGbmConfig:
+    """Of the baseline and of the trees whose predictions networks read."""
+    return LightGbmConfig(
+        num_leaves=31,
+        min_data_in_leaf=100,
+        max_rounds=60 if is_quick else 600,
+        is_weighted=True,
+        num_threads=num_threads,
+        seed=seed,
+    )
 
 
 def _logit(p: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,13 +13,12 @@ from core.errors import InputError
 from models.features import Feature
 from training.examples import Examples
 from training.published.kuairand_features import Columns, kuairand_columns
+from training.published.kuairand_known import HISTORY_ROWS, places_from_end
 from training.published.kuairand_log import HEADS, KuaiRand
 from training.published.kuairand_spec import kuairand_features
 
 TEST_FROM = 20220429
 TUNING_DAYS = 2
-HISTORY_ROWS = 20
-"""History rows of each user, the latest, that are learnt from; all of them feed rates and lists."""
 DATED_WEIGHT = 3.0
 """What a dated row counts beside a history row, which is older and knows neither surface nor hour."""
 DAY_SECONDS = 86_400.0
@@ -50,7 +49,7 @@ def kuairand_parts(data: KuaiRand, *, is_tuning: bool, user_share: float = 1.0) 
         data = _rows(data, data.users < user_share * len(data.user_ids))
     columns = kuairand_columns(data, first_test)
     day = data.day
-    is_recent = _places_from_end(data) < HISTORY_ROWS
+    is_recent = places_from_end(data) < HISTORY_ROWS
     return Parts(
         _examples(data, columns, np.where(data.is_history, is_recent, day < first_test - 1)),
         _examples(data, columns, day == first_test - 1),
@@ -67,17 +66,6 @@ def days_of(part: Examples) -> NDArray[np.int64]:
 def _rows(data: KuaiRand, is_kept: NDArray[np.bool_]) -> KuaiRand:
     names = ("users", "videos", "labels", "day", "hour", "shown_ms", "surface")
     return replace(data, **{name: getattr(data, name)[is_kept] for name in names})
-
-
-def _places_from_end(data: KuaiRand) -> NDArray[np.int64]:
-    """0 for the latest history row of a user, 1 for the one before, ...; of the history rows, which come first, [N]."""
-    count = int(data.is_history.sum())
-    users = data.users[:count]
-    ends = np.cumsum(np.bincount(users, minlength=len(data.user_ids)))
-    places = np.zeros(len(data.users), dtype=np.int64)
-    order = np.argsort(users, kind="stable")
-    places[order] = ends[users[order]] - 1 - np.arange(count)
-    return places
 
 
 def _examples(data: KuaiRand, columns: Columns, is_in: NDArray[np.bool_]) -> Examples:
