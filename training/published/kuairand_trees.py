@@ -1,4 +1,4 @@
-"""LightGBM's prediction of rare heads as a column of the networks: they are few and want trees' shallow splits.
+"""LightGBM's prediction of the rarest head as a column of the networks: few positives want trees' shallow splits.
 
 Trees of one half of the users predict the other half's training rows, so that no label tells itself; validation and
 test rows get the mean of both.
@@ -17,7 +17,7 @@ from training.published.kuairand_parts import Parts
 from training.published.kuairand_spec import tree_columns
 from training.published.rates import NUM_FOLDS, fold_of
 
-RARE_HEADS = ("like", "profile_enter")
+RARE_HEADS = ("profile_enter",)
 
 
 def with_trees(parts: Parts, config: LightGbmConfig) -> Parts:
