@@ -6,7 +6,7 @@ from tests.small_kuairand import log_line, write_folder
 from training.published.kuairand_features import HISTORY_LENGTH, kuairand_columns, latest
 from training.published.kuairand_log import HEADS, read_kuairand
 from training.published.kuairand_parts import days_of, kuairand_parts
-from training.published.kuairand_spec import kuairand_features, tree_columns
+from training.published.kuairand_spec import TREES_ONLY, kuairand_features, tree_columns
 
 LONG_VIEW, PROFILE = HEADS.index("long_view"), HEADS.index("profile_enter")
 HISTORY = [(0, 3, 0, 1), (0, 1, 1, 0), (1, 0, 0, 1), (2, 0, 0, 0), (2, 1, 2, 1)]
@@ -141,5 +141,7 @@ def test_the_latest_rows_come_newest_first_and_only_earlier_ones():
 
 def test_every_column_is_read_by_a_feature_and_trees_read_no_list(data):
     columns = kuairand_columns(data, first_test_day=3)
-    assert {f.name for f in kuairand_features(data, columns)} == set(columns)
+    of_trees = {name for name in tree_columns(columns) if TREES_ONLY in name}
+    assert len(of_trees) == 4
+    assert {f.name for f in kuairand_features(data, columns)} == set(columns) - of_trees
     assert all(columns[name].ndim == 1 for name in tree_columns(columns))

@@ -26,7 +26,6 @@ from training.publish import history_curves
 from training.published import kuairand_models as models
 from training.published.kuairand_log import HEADS, read_kuairand
 from training.published.kuairand_parts import Parts, days_of, kuairand_parts
-from training.published.kuairand_trees import with_trees
 from training.published.outcome import Outcome, SeedRun, Told
 from training.recalibration import recalibrated
 from training.tracking import RunRecord, Tracker
@@ -58,8 +57,8 @@ def benchmark_kuairand(
     runs: dict[str, list[SeedRun]] = {name: [] for name in (MULTI, ONE, SINGLE, TREES)}
     intervals: dict[str, list[Interval]] = {}
     for seed in range(num_seeds):
-        judge.with_trees(seed)
-        found = {**judge.multi_task(seed), SINGLE: judge.single_task(seed), TREES: judge.lightgbm(seed)}
+        trees, of_trees = judge.lightgbm(seed)
+        found = {**judge.multi_task(seed, trees), SINGLE: judge.single_task(seed), TREES: of_trees}
         for name, (run, _) in found.items():
             runs[name].append(run)
         for name, interval in judge.intervals({name: judged for name, (_, judged) in found.items()}).items():
@@ -73,7 +72,6 @@ class _Judge:
 
     def __init__(self, settings: Settings, parts: Parts, told: Told, is_quick: bool, tags: Mapping[str, str]) -> None:
         self._settings, self._parts, self._told, self._is_quick, self._tags = settings, parts, told, is_quick, tags
-        self._stacked = parts
         self._tracker = Tracker(settings)
         positives = np.nansum(parts.test.labels, axis=0)
         self.heads = tuple(head for head, count in zip(HEADS, positives, strict=True) if count >= MIN_POSITIVES)
@@ -82,23 +80,15 @@ class _Judge:
                 raise InputError(f"the test days have fewer than {MIN_POSITIVES} rows with {RANKED}; give a longer log")
             self.heads = (*self.heads, RANKED)
 
-    def with_trees(self, seed: int) -> None:
-        """Gives the networks the trees' column of this seed."""
-        self._told(f"columns of trees, seed {seed}", 0, 1)
-        config = models.trees_config(seed, self._settings.num_threads, is_quick=self._is_quick)
-        self._stacked = with_trees(self._parts, config)
-
-    def multi_task(self, seed: int) -> dict[str, tuple[SeedRun, _Judged]]:
-        """The averaged networks, and the first of them alone."""
+    def multi_task(self, seed: int, trees: models.Logits) -> dict[str, tuple[SeedRun, _Judged]]:
+        """The averaged networks with the trees' share, and the first network alone."""
         run = models.kuairand_run(num_networks=1 if self._is_quick else models.NUM_NETWORKS, is_quick=self._is_quick)
         started, started_at = time.perf_counter(), WallClock().now()
         threads = self._settings.num_threads
-        fitted = models.fit_network(self._stacked, run, seed, self._progress(MULTI, seed), threads)
+        fitted = models.fit_network(self._parts, run, seed, self._progress(MULTI, seed), threads)
         seconds = time.perf_counter() - started
-        logits, bundle_id = models.served_logits(
-            fitted, self._settings.workspace.bundles / "second_stage", self._stacked
-        )
-        judged = self.judged(logits, HEADS)
+        logits, bundle_id = models.served_logits(fitted, self._settings.workspace.bundles / "second_stage", self._parts)
+        judged = self.judged(models.blended(self._kept(logits), trees, self.heads))
         record = RunRecord(
             kind="second_stage",
             config=asdict(run) | {"seed": seed, "is_quick": self._is_quick},
@@ -110,14 +100,14 @@ class _Judge:
         self._tracker.record(record)
         started, started_at = time.perf_counter(), WallClock().now()
         kept = [HEADS.index(head) for head in self.heads]
-        valid, test = models.first_network_logits(fitted, self._stacked)
+        valid, test = models.first_network_logits(fitted, self._parts)
         one = self._baseline(ONE, (valid[:, kept], test[:, kept]), seed, seconds / run.network.num_networks, started_at)
         return {MULTI: (SeedRun(judged.metrics, seconds), judged), ONE: one}
 
     def single_task(self, seed: int) -> tuple[SeedRun, _Judged]:
         started, started_at = time.perf_counter(), WallClock().now()
         logits = models.single_task_logits(
-            self._stacked,
+            self._parts,
             self.heads,
             seed,
             self._progress(SINGLE, seed),
@@ -126,17 +116,21 @@ class _Judge:
         )
         return self._baseline(SINGLE, logits, seed, time.perf_counter() - started, started_at)
 
-    def lightgbm(self, seed: int) -> tuple[SeedRun, _Judged]:
+    def lightgbm(self, seed: int) -> tuple[models.Logits, tuple[SeedRun, _Judged]]:
         started, started_at = time.perf_counter(), WallClock().now()
         self._told(f"{TREES}, seed {seed}", 0, 1)
         threads = self._settings.num_threads
         logits = models.lightgbm_logits(self._parts, self.heads, seed, threads, is_quick=self._is_quick)
-        return self._baseline(TREES, logits, seed, time.perf_counter() - started, started_at)
+        return logits, self._baseline(TREES, logits, seed, time.perf_counter() - started, started_at)
 
-    def judged(self, logits: models.Logits, heads: Sequence[str]) -> _Judged:
-        """Ranking by the logits as they are, the rest by probabilities of each day; heads of few positives left out."""
-        kept = [heads.index(head) for head in self.heads]
-        valid, test = (part[:, kept] for part in logits)
+    def _kept(self, logits: models.Logits) -> models.Logits:
+        """Those of `heads`, of all heads'."""
+        kept = [HEADS.index(head) for head in self.heads]
+        return logits[0][:, kept], logits[1][:, kept]
+
+    def judged(self, logits: models.Logits) -> _Judged:
+        """Ranking by the logits as they are, the rest by probabilities of each day."""
+        valid, test = logits
         known, labels = self._parts.valid.labels_of(self.heads), self._parts.test.labels_of(self.heads)
         day = np.concatenate([days_of(self._parts.valid), days_of(self._parts.test)])
         first_day = int(days_of(self._parts.test).min())
@@ -174,7 +168,7 @@ class _Judge:
     def _baseline(
         self, name: str, logits: models.Logits, seed: int, seconds: float, started_at: datetime
     ) -> tuple[SeedRun, _Judged]:
-        judged = self.judged(logits, self.heads)
+        judged = self.judged(logits)
         metrics = finite({**judged.metrics, "seconds": seconds})
         self._tracker.record(
             RunRecord(
