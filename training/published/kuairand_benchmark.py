@@ -48,7 +48,7 @@ class _Judged:
 def benchmark_kuairand(
     settings: Settings, folder: Path, num_seeds: int, told: Told, *, is_quick: bool, is_tuning: bool
 ) -> Outcome:
-    """All three models with all seeds. Raises InputError for a bad row, with file and line."""
+    """All models with all seeds. Raises InputError for a bad row, with file and line."""
     told("read the files", 0, 1)
     data = read_kuairand(folder)
     told("features as known at the time", 0, 1)
@@ -98,10 +98,8 @@ class _Judge:
             started_at=started_at,
         )
         self._tracker.record(record)
-        started, started_at = time.perf_counter(), WallClock().now()
-        kept = [HEADS.index(head) for head in self.heads]
-        valid, test = models.first_network_logits(fitted, self._parts)
-        one = self._baseline(ONE, (valid[:, kept], test[:, kept]), seed, seconds / run.network.num_networks, started_at)
+        first = self._kept(models.first_network_logits(fitted, self._parts))
+        one = self._baseline(ONE, first, seed, seconds / run.network.num_networks, started_at)
         return {MULTI: (SeedRun(judged.metrics, seconds), judged), ONE: one}
 
     def single_task(self, seed: int) -> tuple[SeedRun, _Judged]:

@@ -1,8 +1,8 @@
 """What a model may know of each KuaiRand impression, as columns.
 
-Everything made of labels is as of the midnight before the impression, and never later than the split's first test
-day: the test days are ranked with what was known before them. A history row, which has no time, knows its own user's
-earlier rows and, of videos, other users' history (in folds of users, so that no label helps to predict itself).
+Everything made of labels is as of the midnight before the impression or earlier (`kuairand_known`), and never later
+than the split's first test day: the test days are ranked with what was known before them. Of videos, a history row,
+which has no time, knows other users' history (in folds of users, so that no label helps to predict itself).
 Legend: N rows, L entries of history.
 """
 
@@ -21,7 +21,7 @@ DURATION_EDGES = np.array([10, 15, 20, 30, 40, 60, 80, 110, 150, 200, 300], dtyp
 """Seconds at which the duration's buckets begin."""
 RATE_HEADS = ("long_view", "like", "profile_enter")
 """Rates of the other heads would grow over the few dated days: a test row knows four of them, a training row none to
-two, and only profile visits gained more than that costs."""
+two, and only profile visits gained more than that costs; theirs are for trees alone."""
 POST_STRENGTH, PAIR_STRENGTH = 20.0, 5.0
 RARE_STRENGTH = 50.0
 LIST_KINDS = {"viewed": 1, "skipped": 0}

@@ -1,8 +1,8 @@
 """Up to when each KuaiRand row may know others.
 
 The test days are frozen for each user, so the rows that teach are too: a user's latest history rows know those before
-them and none of one another, dated rows know the history. A user's running rate falls after what was liked by chance
-and rises after what was not; learnt from, it ranks the wrong way round.
+them and none of one another, dated rows know the history. A user's running rate rises after what was liked by chance
+and falls after what was not: within a user it ranks the wrong way round, and who learns from it learns to correct that.
 Legend: N rows.
 """
 
