@@ -153,6 +153,10 @@ class EntryTables(nn.Module):
         for table in self.fused.values():
             table.set_learning_rate(rate)  # type: ignore[operator]
 
+    def sums(self) -> dict[str, Tensor]:
+        """Adagrad's sums by table, [rows], as views."""
+        return {name: table.sums for name, table in self.fused.items()}  # type: ignore[misc]
+
     def pool(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         raise NotImplementedError("entry tables do not pool; build the network on PooledTables")
 

@@ -65,6 +65,10 @@ class _Bar:
     def at(self, what: str, done: int, total: int) -> None:
         self._progress.update(self._task, description=what, completed=done, total=total)
 
+    def tells(self, what: str) -> None:
+        """A line of its own, which stays."""
+        self._progress.console.print(what, markup=False, highlight=False)
+
     def says(self, what: str) -> None:
         self._progress.update(self._task, description=what)
 
@@ -158,8 +162,12 @@ def _train(kind: str, recipe: str, seed: int, quick: bool, force: bool) -> None:
         from training.train import TrainOptions, train_stage
 
         options = TrainOptions(recipe, seed, quick, force)
-        with _bar(f"Training {kind}") as bar:
-            published = train_stage(settings, kind, options, bar)  # type: ignore[arg-type]
+        try:
+            with _bar(f"Training {kind}") as bar:
+                published = train_stage(settings, kind, options, bar, bar.tells)  # type: ignore[arg-type]
+        except KeyboardInterrupt:
+            console.print("stopped; the same command goes on from the last checkpoint")
+            raise typer.Exit(130) from None
         state = "unchanged since the last training" if not published.is_new else "trained"
         alias = "champion" if published.is_champion else "challenger"
         console.print(f"{kind} {published.bundle_id} {state}: {alias} ({published.reason})")

@@ -18,6 +18,7 @@ from models.inputs import indexed_rows
 from models.losses import masked_bce, sampled_softmax
 from models.metrics import auc, recall_at_k
 from models.towers import TowerConfig, TwoTower
+from training.checkpoints import Checkpoints
 from training.examples import Examples
 from training.labels import positive_values
 from training.loop import FittedModel, LoopConfig, Progress, run_training, spaced_rows
@@ -150,6 +151,7 @@ def fit_retrieval(
     seed: int = 0,
     progress: Progress | None = None,
     num_threads: int = 2,
+    checkpoints: Checkpoints | None = None,
 ) -> FittedModel:
     """The trained two-tower network.
 
@@ -185,7 +187,9 @@ def fit_retrieval(
             losses = [float(_batch_loss(module, valid_rows, b, config, task_weights_T)) * len(b) for b in batches]
             return {"valid_loss": sum(losses) / total}
 
-        history = run_training(module, config.loop, train.num_rows, loss_of, validate, seed, progress)
+        history = run_training(
+            module, config.loop, train.num_rows, loss_of, validate, seed, progress, checkpoints=checkpoints
+        )
     metrics = _metrics(module, valid_rows, config)
     return FittedModel("retrieval", module, spec, config.network, config.tasks, (), history, metrics)
 

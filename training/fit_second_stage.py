@@ -19,6 +19,7 @@ from models.features import FeatureSpec
 from models.losses import masked_bce
 from models.metrics import head_metrics
 from models.second_stage import SecondStage, SecondStageConfig
+from training.checkpoints import Checkpoints
 from training.encoded_examples import (
     EncodedExamples,
     StoredExamples,
@@ -89,6 +90,7 @@ def fit_second_stage(
     seed: int = 0,
     progress: Progress | None = None,
     num_threads: int = 2,
+    checkpoints: Checkpoints | None = None,
 ) -> FittedModel:
     """The trained and calibrated second stage; all it learns comes before `valid` and `calibration`.
 
@@ -136,6 +138,7 @@ def fit_second_stage(
             per_batch,
             lambda drawn: encoded.take(rows_of(drawn)),
             block,
+            checkpoints,
         )
     later = StoredExamples(spec, calibration, network.heads)
     calibrators = fit_calibrators(predict_logits(module, later), calibration.labels[:, chosen], calibration.weights)

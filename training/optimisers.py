@@ -3,7 +3,7 @@
 Entry tables (the second stage's) learn by themselves during the backward pass, pooled tables (the towers') after it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,25 @@ class Optimisers:
         nn.utils.clip_grad_norm_(self._dense, self._max_norm)
         for optimiser in self._optimisers:
             optimiser.step()
+
+    def state(self) -> dict[str, Tensor]:
+        """What the optimisers have gathered so far, the tensors themselves."""
+        found = {f"fused/{i}/{name}": sums for i, part in enumerate(self._fused) for name, sums in part.sums().items()}
+        for o, optimiser in enumerate(self._optimisers):
+            for i, p in enumerate(optimiser.param_groups[0]["params"]):
+                found |= {f"{o}/{i}/{name}": value for name, value in optimiser.state.get(p, {}).items()}
+        return found
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Goes on from a `state`; tensors under other names are left alone."""
+        for i, part in enumerate(self._fused):
+            for name, sums in part.sums().items():
+                sums.copy_(state[f"fused/{i}/{name}"])
+        for o, optimiser in enumerate(self._optimisers):
+            for i, p in enumerate(optimiser.param_groups[0]["params"]):
+                of_p = {n.rsplit("/", 1)[1]: v.clone() for n, v in state.items() if n.startswith(f"{o}/{i}/")}
+                if of_p:
+                    optimiser.state[p] = of_p
 
 
 class RowwiseAdagrad(torch.optim.Optimizer):

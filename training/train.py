@@ -1,7 +1,7 @@
 """Trains one stage on its training set and publishes the result."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from models.calibration import apply_calibrators
 from models.features import FIT_ROWS, SIDES, fit_spec
 from models.metrics import head_metrics
 from training import recipes
+from training.checkpoints import Checkpoints, held
 from training.examples import Examples, taken
 from training.fit_first_stage import FirstStageRun, fit_first_stage
 from training.fit_retrieval import RetrievalConfig, fit_retrieval
@@ -55,10 +56,17 @@ class TrainOptions:
     is_forced: bool = False
 
 
-def train_stage(settings: Settings, kind: Kind, options: TrainOptions, progress: Progress | None = None) -> Published:
+def train_stage(
+    settings: Settings,
+    kind: Kind,
+    options: TrainOptions,
+    progress: Progress | None = None,
+    says: Callable[[str], None] = lambda _: None,
+) -> Published:
     """What training `kind` on its set published. Raises MissingStageError without the set.
 
-    Nothing is trained when neither the set nor the recipe changed since the last time, unless forced.
+    Nothing is trained when neither the set nor the recipe changed since the last time, unless forced. A training
+    that was killed goes on from its last checkpoint; `says` is told of it.
     """
     example_set = load_set(settings.workspace.training_sets, kind)
     train, validation, recipe = _prepared(example_set, kind, options)
@@ -68,12 +76,15 @@ def train_stage(settings: Settings, kind: Kind, options: TrainOptions, progress:
     if last is not None:
         return last
     started_at = WallClock().now()
-    fitted = _fit(recipe, train, validation, example_set, settings, progress)
-    bounds = compile_bounds(name for side in SIDES for name in fitted.spec.columns(side))
-    bundle = fitted.save(settings.workspace.bundles / kind, _versions(example_set.manifest, recipe), bounds)
-    with tempfile.TemporaryDirectory() as folder:
-        findings = _findings(Path(folder), started_at, fitted, bundle, example_set, validation, options)
-        return publish(settings, fitted, config, example_set.manifest, bundle, findings)
+    name = f"{kind}-{options.recipe}-{options.seed}" + ("-quick" if options.is_quick else "")
+    checkpoints = Checkpoints(settings.workspace.checkpoints / name, trained_from, says=says)
+    with held(checkpoints):
+        fitted = _fit(recipe, train, validation, example_set, settings, progress, checkpoints)
+        bounds = compile_bounds(name for side in SIDES for name in fitted.spec.columns(side))
+        bundle = fitted.save(settings.workspace.bundles / kind, _versions(example_set.manifest, recipe), bounds)
+        with tempfile.TemporaryDirectory() as folder:
+            findings = _findings(Path(folder), started_at, fitted, bundle, example_set, validation, options)
+            return publish(settings, fitted, config, example_set.manifest, bundle, findings)
 
 
 def fit_stage(settings: Settings, kind: Kind, options: TrainOptions, progress: Progress | None = None) -> FittedModel:
@@ -111,13 +122,14 @@ def _fit(
     example_set: ExampleSet,
     settings: Settings,
     progress: Progress | None,
+    checkpoints: Checkpoints | None = None,
 ) -> FittedModel:
     if recipe.row_weights == "balanced":
         click = train.labels[:, HEADS.index("click")]
         train = replace(train, weights=balancing_weights(np.asarray(click)))
     few = train.take(slice(None, None, max(1, -(-train.num_rows // FIT_ROWS))))
     spec = fit_spec(recipe.features, few.columns)
-    rest = (recipe.seed, progress, settings.num_threads)
+    rest = (recipe.seed, progress, settings.num_threads, checkpoints)
     if isinstance(recipe.run, RetrievalConfig):
         return fit_retrieval(train, validation, spec, recipe.run, *rest)
     if isinstance(recipe.run, FirstStageRun):
