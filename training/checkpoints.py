@@ -1,8 +1,8 @@
 """What a training goes on from after its process was killed.
 
-A checkpoint is `step-N.safetensors` (weights, optimisers, generators) and `step-N.json`, written last, with the hashes of
-that file and of the one that holds the best weights so far: without the JSON nothing was saved. The two newest stay,
-so that one that turns out damaged has another before it.
+A checkpoint is `step-N.safetensors` (weights, optimisers, generators) and `step-N.json`, written last, with the hashes
+of that file, of the one that holds the best weights so far, and of itself: without the JSON nothing was saved. The two
+newest stay, so that one that turns out damaged has another before it.
 """
 
 import json
@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.errors import ConfigError
-from core.files import file_hash, write_atomically
+from core.files import content_hash, file_hash, write_atomically
 from events.lock import attempted
 from models.embeddings import live_state
 from training.optimisers import Optimisers
@@ -119,7 +119,7 @@ class SavedRun:
         files = {f"{n}.safetensors" for n in (name, self._best) if n}
         fields = {"key": self._plan.key, "best": self._best, "state": asdict(state)}
         fields["hashes"] = {file: file_hash(folder / file) for file in sorted(files)}
-        write_atomically(folder / f"{name}.json", json.dumps(fields))
+        write_atomically(folder / f"{name}.json", json.dumps(fields | {"own_hash": content_hash([json.dumps(fields)])}))
         _keep_only(folder, {path.stem for path in sorted(folder.glob("step-*.json"))[-KEPT:]})
         self._written_at = time.monotonic()
         self._write_seconds = self._written_at - started
@@ -132,6 +132,8 @@ class SavedRun:
         fields = json.loads(path.read_text())
         if fields["key"] != self._plan.key:
             raise _OtherTrainingError
+        if fields.pop("own_hash") != content_hash([json.dumps(fields)]):
+            raise ValueError("it is not what was written")
         for name, expected in fields["hashes"].items():
             if file_hash(path.parent / name) != expected:
                 raise ValueError(f"{name} is not what was written")
