@@ -7,10 +7,12 @@ from models.first_stage import FirstStageConfig
 from models.second_stage import SecondStageConfig
 from models.towers import TowerConfig
 from tests.planted_examples import examples, spec_of
+from training.balancing import Balance
 from training.checkpoints import Checkpoints
 from training.fit_first_stage import FirstStageRun, fit_first_stage
 from training.fit_retrieval import RetrievalConfig, fit_retrieval
 from training.fit_second_stage import SecondStageRun, fit_second_stage
+from training.hard_negatives import HardNegatives
 from training.loop import FittedModel, LoopConfig
 
 LOOP = LoopConfig(batch_size=100, max_epochs=4, learning_rate=5e-3, validations_per_epoch=2, patience=3)
@@ -25,7 +27,8 @@ def fitted(kind: str, saved: Checkpoints | None) -> FittedModel:
     train, valid = (examples(rows, seed, True, with_candidates=True) for rows, seed in ((2_400, 0), (600, 1)))
     spec = spec_of(train, with_cross=kind == "second_stage")
     if kind == "retrieval":
-        run = RetrievalConfig(TowerConfig(dim=8, hidden=(16,), dropout=0.1), LOOP)
+        towers, hard = TowerConfig(dim=8, hidden=(16,), dropout=0.1), HardNegatives(2, 0, 30)
+        run = RetrievalConfig(towers, LOOP, balance=Balance("click"), hard_negatives=hard)
         return fit_retrieval(train, valid, spec, run, 0, None, 1, saved)
     if kind == "first_stage":
         towers = TowerConfig(dim=8, hidden=(16,), dropout=0.1)

@@ -8,7 +8,7 @@ newest stay, so that one that turns out damaged has another before it.
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ from models.embeddings import live_state
 from training.optimisers import Optimisers
 
 KEPT = 2
-WEIGHT, OPTIMISER, BATCHES, GLOBAL = "weight/", "optimiser/", "random/batches", "random/global"
+WEIGHT, OPTIMISER, OTHER, BATCHES, GLOBAL = "weight/", "optimiser/", "other/", "random/batches", "random/global"
 
 
 @dataclass
@@ -76,8 +76,15 @@ def held(checkpoints: Checkpoints) -> Iterator[None]:
 class SavedRun:
     """Saves one training and takes up what an earlier process left of it."""
 
-    def __init__(self, checkpoints: Checkpoints, module: nn.Module, optimisers: Optimisers) -> None:
-        self._plan, self._module, self._optimisers = checkpoints, module, optimisers
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        module: nn.Module,
+        optimisers: Optimisers,
+        others: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """`others`: further tensors to save and to fill again."""
+        self._plan, self._module, self._optimisers, self._others = checkpoints, module, optimisers, others or {}
         self._best = ""
         self._written_at, self._write_seconds = time.monotonic(), 0.0
         checkpoints.folder.mkdir(parents=True, exist_ok=True)
@@ -111,6 +118,7 @@ class SavedRun:
         folder, name = self._plan.folder, _name(state.step)
         tensors = {WEIGHT + n: t for n, t in live_state(self._module).items()}
         tensors |= {OPTIMISER + n: t for n, t in self._optimisers.state().items()}
+        tensors |= {OTHER + n: t for n, t in self._others.items()}
         tensors |= {BATCHES: batches, GLOBAL: torch.get_rng_state()}
         save_file(tensors, folder / f"{name}.safetensors")  # from the tensors' own memory: tables are not doubled
         _sync(folder / f"{name}.safetensors")
@@ -142,6 +150,8 @@ class SavedRun:
         with safe_open(path.with_suffix(".safetensors"), "pt") as file:
             of_optimisers = [name for name in file.keys() if name.startswith(OPTIMISER)]  # noqa: SIM118, no mapping
             self._optimisers.load_state({n.removeprefix(OPTIMISER): file.get_tensor(n) for n in of_optimisers})
+            for name, tensor in self._others.items():
+                tensor.copy_(file.get_tensor(OTHER + name))
             batches.set_state(file.get_tensor(BATCHES))
             torch.set_rng_state(file.get_tensor(GLOBAL))
         return state

@@ -4,7 +4,7 @@ Legend: B rows of a batch, P of them positives, T tasks.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,8 +18,10 @@ from models.inputs import indexed_rows
 from models.losses import masked_bce, sampled_softmax
 from models.metrics import auc, recall_at_k
 from models.towers import TowerConfig, TwoTower
+from training.balancing import Balance, draw_balanced
 from training.checkpoints import Checkpoints
 from training.examples import Examples
+from training.hard_negatives import HardNegatives, MinedPosts
 from training.labels import positive_values
 from training.loop import FittedModel, LoopConfig, Progress, run_training, spaced_rows
 from training.spectral import spectral_vectors
@@ -48,11 +50,19 @@ class RetrievalConfig:
     exposure as the reference, so that scores tell what is liked where it was shown."""
     spectral_damping: float | None = None
     """Identities start from the spectrum of the engagements, degrees damped by this; None for random."""
+    balance: Balance | None = None
+    """Draws rows so that one task's classes are even; its logits and the other tasks' weights are corrected."""
+    hard_negatives: HardNegatives | None = None
+    """Sets the positives of a user against posts that the last epoch's network ranks high for it."""
     recall_k: int = 100
 
     def __post_init__(self) -> None:
         if self.spectral_damping is not None and not (self.network.user_identity and self.network.post_identity):
             raise ValueError("spectral_damping places identities; name user_identity and post_identity in the network")
+        if self.balance is not None and self.balance.task not in self.tasks:
+            raise ValueError(f"balance names task {self.balance.task}, expected one of {', '.join(self.tasks)}")
+        if self.hard_negatives is not None and self.softmax_weight <= 0:
+            raise ValueError("hard_negatives stand in the softmax; give it a softmax_weight above 0")
 
 
 def task_labels(labels: NDArray[np.float32], tasks: tuple[str, ...]) -> NDArray[np.float32]:
@@ -76,6 +86,10 @@ class _Rows:
     weights: Tensor
     post_ids: Tensor
     log_q: Tensor
+    task_weights: Tensor | None = None
+    """[N, T] weights by task, where rows were drawn by the label of one."""
+    task_shifts: Tensor | None = None
+    """[T] what drawing added to the log odds."""
 
     def users(self, batch: Tensor) -> EncodedSide:
         """The users of a batch of rows, one per row."""
@@ -101,13 +115,21 @@ def _encoded(spec: FeatureSpec, examples: Examples, config: RetrievalConfig) -> 
 
 
 def _batch_loss(
-    module: TwoTower, rows: _Rows, batch: Tensor, config: RetrievalConfig, task_weights_T: Tensor
+    module: TwoTower,
+    rows: _Rows,
+    batch: Tensor,
+    config: RetrievalConfig,
+    task_weights_T: Tensor,
+    mined: MinedPosts | None = None,
 ) -> Tensor:
     users_BD, user_bias_B = module.user_parts(rows.users(batch))
     posts_BD = module.post_vectors(rows.post.take(batch))
     logits_BT = module.task_logits((users_BD * posts_BD).sum(1), user_bias_B)
     weights_B = rows.weights[batch]
-    loss = config.pointwise_weight * masked_bce(logits_BT, rows.labels[batch], task_weights_T, weights_B)
+    weights = weights_B
+    if rows.task_weights is not None and rows.task_shifts is not None:
+        logits_BT, weights = logits_BT + rows.task_shifts, rows.task_weights[batch]
+    loss = config.pointwise_weight * masked_bce(logits_BT, rows.labels[batch], task_weights_T, weights)
     worth_B = rows.worth[batch]
     positives_P = worth_B.nonzero().squeeze(1)
     if len(positives_P) and config.softmax_weight > 0:
@@ -118,8 +140,40 @@ def _batch_loss(
             rows.log_q[batch],
             rows.post_ids[batch],
             (worth_B * weights_B)[positives_P],
+            None
+            if mined is None
+            else _hard_logits(module, rows, batch[positives_P], users_BD[positives_P], mined, config),
         )
     return loss
+
+
+def _hard_logits(
+    module: TwoTower, rows: _Rows, positives: Tensor, users_PD: Tensor, mined: MinedPosts, config: RetrievalConfig
+) -> Tensor | None:
+    """Corrected logits [P, K] of the posts mined for the users of these rows."""
+    mined_PK = mined.rows_RK[rows.user_of[positives]]
+    is_mined_PK = mined_PK >= 0
+    if not is_mined_PK.any():
+        return None
+    needed, place = torch.unique(mined_PK.clamp(min=0), return_inverse=True)
+    posts_PKD = module.post_vectors(rows.post.take(needed))[place]
+    log_q = config.log_q_power * mined.log_chance(config.loop.batch_size)
+    return ((users_PD[:, None] * posts_PKD).sum(2) - log_q).masked_fill(~is_mined_PK, float("-inf"))
+
+
+def _drawn(rows: _Rows, config: RetrievalConfig, balance: Balance, seed: int) -> tuple[_Rows, Tensor]:
+    """The rows with what drawing them changes, and the rows drawn, [M]."""
+    task = config.tasks.index(balance.task)
+    drawn = draw_balanced(rows.labels[:, task].numpy(), rows.weights.numpy(), balance, seed)
+    weights_NT = (rows.weights / torch.from_numpy(drawn.rates))[:, None].repeat(1, len(config.tasks))
+    weights_NT[:, task] = rows.weights
+    shifts_T = torch.zeros(len(config.tasks))
+    shifts_T[task] = drawn.log_odds_shift
+    _, post = np.unique(rows.post_ids.numpy(), return_inverse=True)
+    log_q = np.log(np.bincount(post[drawn.rows], minlength=post.max() + 1).clip(1) / len(drawn.rows))[post]
+    log_q_N = torch.from_numpy((config.log_q_power * log_q).astype(np.float32))
+    changed = replace(rows, log_q=log_q_N, task_weights=weights_NT, task_shifts=shifts_T)
+    return changed, torch.from_numpy(drawn.rows)
 
 
 @torch.no_grad()
@@ -141,6 +195,11 @@ def _start_from_engagements(module: TwoTower, rows: _Rows, config: RetrievalConf
 
 def _identity_rows(module: TwoTower, side: Side, encoded: EncodedSide, config: RetrievalConfig) -> Tensor:
     return indexed_rows(module.spec, side, encoded)[config.network.identity(side)][:, 0].long()
+
+
+def _mined(module: TwoTower, rows: _Rows, train: Examples, config: HardNegatives, seed: int) -> MinedPosts:
+    sides = rows.user, rows.post, rows.user_of.numpy()
+    return MinedPosts(module, *sides, train.user_ids, train.post_ids, rows.worth.numpy() > 0, config, seed)
 
 
 def fit_retrieval(
@@ -176,8 +235,13 @@ def fit_retrieval(
         if config.spectral_damping is not None:
             _start_from_engagements(module, rows, config, config.spectral_damping, seed)
 
+        drawn = torch.arange(train.num_rows)
+        if config.balance is not None:
+            rows, drawn = _drawn(rows, config, config.balance, seed)
+        mined = None if config.hard_negatives is None else _mined(module, rows, train, config.hard_negatives, seed)
+
         def loss_of(batch: Tensor) -> Tensor:
-            return _batch_loss(module, rows, batch, config, task_weights_T)
+            return _batch_loss(module, rows, drawn[batch], config, task_weights_T, mined)
 
         def validate() -> dict[str, float]:
             size, total = config.loop.batch_size, valid_examples.num_rows
@@ -188,7 +252,7 @@ def fit_retrieval(
             return {"valid_loss": sum(losses) / total}
 
         history = run_training(
-            module, config.loop, train.num_rows, loss_of, validate, seed, progress, checkpoints=checkpoints
+            module, config.loop, len(drawn), loss_of, validate, seed, progress, checkpoints=checkpoints, renewed=mined
         )
     metrics = _metrics(module, valid_rows, config)
     return FittedModel("retrieval", module, spec, config.network, config.tasks, (), history, metrics)

@@ -4,12 +4,12 @@ The weights of the best validation are what remains.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -84,6 +84,17 @@ class FittedModel:
         return parent / bundle_id
 
 
+class Renewed(Protocol):
+    """What a loss reads beside its batch, renewed between epochs."""
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """All of it, by name; filled in place."""
+
+    def renew(self, epoch: int) -> None:
+        """Called before the first step of each epoch, from 0 on."""
+
+
 def rate_factor(config: LoopConfig, step: int, steps: int, steps_per_epoch: int) -> float:
     """What the learning rate is multiplied by at `step` (from 0) of `steps`."""
     warmup = max(1, int(config.warmup_share * steps))
@@ -146,6 +157,7 @@ def run_training(
     prepare: Callable[[Tensor], Any] = lambda units: units,
     block: int = 0,
     checkpoints: Checkpoints | None = None,
+    renewed: Renewed | None = None,
 ) -> tuple[dict[str, float], ...]:
     """Trains in place, restores the best weights, gives the history.
 
@@ -153,7 +165,7 @@ def run_training(
     requests), the numbers themselves unless given. `validate()` must give `valid_loss`. `block`: `shuffled_batches`.
     Uses torch's global generator only inside the caller's fork of it. With `checkpoints`, goes on where a killed
     process stopped, with the same batches; what `loss_of` and `prepare` give must then follow from their inputs, the
-    weights and torch's global generator alone.
+    weights, `renewed` and torch's global generator alone.
     """
     if num_units == 0:
         raise ValueError("no examples to train on; check the splits of the training set")
@@ -165,11 +177,15 @@ def run_training(
         module, config.learning_rate, config.table_learning_rate, config.weight_decay, config.max_gradient_norm
     )
     generator = torch.Generator().manual_seed(seed)
-    saved = None if checkpoints is None else SavedRun(checkpoints, module, optimisers)
+    saved = (
+        None if checkpoints is None else SavedRun(checkpoints, module, optimisers, renewed.tensors if renewed else None)
+    )
     run = RunState() if saved is None else saved.take_up(generator, steps)
     with BestWeights(module) as best:
         while run.step < steps and run.misses < config.patience:
             epoch, at_start = run.step // per_epoch, generator.get_state()
+            if renewed is not None and run.step % per_epoch == 0:
+                renewed.renew(epoch)
             batches = islice(shuffled_batches(num_units, size, generator, block), run.step % per_epoch, None)
             for batch in prepared_ahead(batches, prepare):
                 factor = rate_factor(config, run.step, steps, per_epoch)

@@ -19,6 +19,8 @@ LEARNING = (
     "checkpoints",
     "encoded_examples",
     "sampling",
+    "balancing",
+    "hard_negatives",
 )
 
 

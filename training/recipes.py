@@ -16,6 +16,7 @@ from models.features import Feature
 from models.first_stage import FirstStageConfig
 from models.second_stage import SecondStageConfig
 from models.towers import TowerConfig
+from training.balancing import Balance
 from training.fit_first_stage import FirstStageRun
 from training.fit_retrieval import RetrievalConfig
 from training.fit_second_stage import SecondStageRun
@@ -82,9 +83,9 @@ def retrieval(columns: Columns, name: str = "default", seed: int = 0, quick: boo
     """Two towers over all user and post features. `columns` are training rows; they size the id tables."""
     widths = Widths()
     features = [*user_features(columns, widths, history_length=30), *post_features(columns, widths)]
-    base = RetrievalConfig()
+    base = RetrievalConfig(softmax_weight=0.0, balance=Balance("click")) if name == "reference" else RetrievalConfig()
     run = replace(base, loop=_checked(name, quick, base.loop))
-    return Recipe("retrieval", name, tuple(features), run, _weights(name), seed)
+    return Recipe("retrieval", name, tuple(features), run, "sampling", seed)
 
 
 def second_stage(columns: Columns, name: str = "default", seed: int = 0, quick: bool = False) -> Recipe:
