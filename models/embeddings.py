@@ -8,7 +8,7 @@ Legend: B rows, L entries per row, D width of the feature's table.
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,9 @@ from torch.nn import functional as F
 
 from models.features import FeatureSpec
 from models.fused import FusedTable
+from models.sharded import ShardedTables, is_sharded
 
+T = TypeVar("T", "PooledTables", "EntryTables")
 SPARSE_GRADIENT_VALUES = 4_000_000
 """Pooled tables from this many values get sparse gradients; below it a dense gradient is faster to apply."""
 
@@ -176,9 +178,14 @@ class EntryTables(nn.Module):
         return {f"weights.{name}.weight": table.weight for name, table in self.fused.items()}  # type: ignore[misc]
 
 
+def training_tables(spec: FeatureSpec, kind: type[T]) -> T:
+    """Tables of the given kind to train, or those spread over the processes that train together."""
+    return ShardedTables(spec) if is_sharded() else kind(spec)  # type: ignore[return-value]
+
+
 def table_modules(module: nn.Module) -> dict[str, Tables]:
     """The embedding tables inside a network, by their place in it."""
-    kinds = (PlainTables, PooledTables, EntryTables)
+    kinds = (PlainTables, PooledTables, EntryTables, ShardedTables)
     return {name: part for name, part in module.named_modules() if isinstance(part, kinds)}
 
 

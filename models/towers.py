@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.embeddings import PlainTables, PooledTables, Tables
+from models.embeddings import PlainTables, PooledTables, Tables, training_tables
 from models.encode import EncodedSide
 from models.features import FeatureSpec, Side
 from models.inputs import dense_width, indexed_rows, indexed_width
@@ -97,7 +97,7 @@ class TwoTower(nn.Module):
     def __init__(self, spec: FeatureSpec, config: TowerConfig, num_tasks: int, *, is_training: bool) -> None:
         super().__init__()
         self.spec = spec
-        self.tables = PooledTables(spec) if is_training else PlainTables(spec)
+        self.tables = training_tables(spec, PooledTables) if is_training else PlainTables(spec)
         self.user_tower = Tower(spec, "user", config)
         self.post_tower = Tower(spec, "post", config)
         self.log_scale = nn.Parameter(

@@ -159,12 +159,19 @@ def first_stage(recipe: RecipeName = "default", seed: Seed = 0, quick: Quick = F
 
 def _train(kind: str, recipe: str, seed: int, quick: bool, force: bool) -> None:
     with _told() as settings:
+        from training.processes import NotFirstError, joined
         from training.train import TrainOptions, train_stage
 
         options = TrainOptions(recipe, seed, quick, force)
         try:
-            with _bar(f"Training {kind}") as bar:
-                published = train_stage(settings, kind, options, bar, bar.tells)  # type: ignore[arg-type]
+            with joined() as number:
+                console.quiet = number > 0
+                with _bar(f"Training {kind}") as bar:
+                    published = train_stage(settings, kind, options, bar, bar.tells)  # type: ignore[arg-type]
+                if number > 0:
+                    raise NotFirstError  # there was nothing to train
+        except NotFirstError:
+            return
         except KeyboardInterrupt:
             console.print("stopped; the same command goes on from the last checkpoint")
             raise typer.Exit(130) from None

@@ -6,6 +6,7 @@ newest stay, so that one that turns out damaged has another before it.
 """
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ from core.files import content_hash, file_hash, write_atomically
 from events.lock import attempted
 from models.embeddings import live_state
 from training.optimisers import Optimisers
+from training.processes import NotFirstError, smallest, wait
 
 KEPT = 2
 WEIGHT, OPTIMISER, OTHER, BATCHES, GLOBAL = "weight/", "optimiser/", "other/", "random/batches", "random/global"
@@ -69,7 +71,13 @@ def held(checkpoints: Checkpoints) -> Iterator[None]:
             raise ConfigError(
                 f"the training saved in {folder} is under way in another process; wait for it, or choose another --seed"
             )
-        yield
+        try:
+            yield
+        except NotFirstError:
+            wait()
+            _keep_only(folder, set())
+            raise
+        wait()
         _keep_only(folder, set())
 
 
@@ -94,17 +102,18 @@ class SavedRun:
 
         Whatever else lies in the folder is removed. `steps` are those planned, to tell of.
         """
-        state = RunState()
-        for path in sorted(self._plan.folder.glob("step-*.json"), reverse=True):
-            try:
-                state = self._read(path, batches)
-                self._plan.says(f"resumed at step {state.step:,} of {steps:,}")
+        limit, found = math.inf, None
+        while True:
+            found = self._newest_whole(limit)
+            step = 0 if found is None else _step(found)
+            limit = smallest(step)
+            if smallest(int(step == limit)):  # every process has it
                 break
-            except _OtherTrainingError:
-                self._plan.says(f"{path.name} is of a training with other settings, set or code and is removed")
-            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-                self._plan.says(f"{path.name} cannot be used ({error}); trying the one before it")
-        _keep_only(self._plan.folder, {_name(state.step)} if state.step else set())
+        _keep_only(self._plan.folder, set() if found is None else {found.stem})
+        if found is None:
+            return RunState()
+        state = self._load(found, batches)
+        self._plan.says(f"resumed at step {state.step:,} of {steps:,}")
         return state
 
     def is_due(self) -> bool:
@@ -136,16 +145,30 @@ class SavedRun:
         """Puts the best weights into the network."""
         self._load_weights(self._best)
 
-    def _read(self, path: Path, batches: torch.Generator) -> RunState:
+    def _newest_whole(self, limit: float) -> Path | None:
+        """The newest checkpoint up to step `limit` that is as it was written and of this training."""
+        for path in sorted(self._plan.folder.glob("step-*.json"), reverse=True):
+            if _step(path) > limit:
+                continue
+            try:
+                fields = json.loads(path.read_text())
+                if fields["key"] != self._plan.key:
+                    self._plan.says(f"{path.name} is of a training with other settings, set or code and is removed")
+                    continue
+                if fields.pop("own_hash") != content_hash([json.dumps(fields)]):
+                    raise ValueError("it is not what was written")
+                for name, expected in fields["hashes"].items():
+                    if file_hash(path.parent / name) != expected:
+                        raise ValueError(f"{name} is not what was written")
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                self._plan.says(f"{path.name} cannot be used ({error}); trying the one before it")
+            else:
+                return path
+        return None
+
+    def _load(self, path: Path, batches: torch.Generator) -> RunState:
         fields = json.loads(path.read_text())
-        if fields["key"] != self._plan.key:
-            raise _OtherTrainingError
-        if fields.pop("own_hash") != content_hash([json.dumps(fields)]):
-            raise ValueError("it is not what was written")
-        for name, expected in fields["hashes"].items():
-            if file_hash(path.parent / name) != expected:
-                raise ValueError(f"{name} is not what was written")
-        state, self._best = RunState(**fields["state"]), str(fields["best"])
+        self._best = str(fields["best"])
         self._load_weights(path.stem)
         with safe_open(path.with_suffix(".safetensors"), "pt") as file:
             of_optimisers = [name for name in file.keys() if name.startswith(OPTIMISER)]  # noqa: SIM118, no mapping
@@ -154,7 +177,7 @@ class SavedRun:
                 tensor.copy_(file.get_tensor(OTHER + name))
             batches.set_state(file.get_tensor(BATCHES))
             torch.set_rng_state(file.get_tensor(GLOBAL))
-        return state
+        return RunState(**fields["state"])
 
     def _load_weights(self, name: str) -> None:
         with safe_open(self._plan.folder / f"{name}.safetensors", "pt") as file:
@@ -162,12 +185,12 @@ class SavedRun:
                 weight.copy_(file.get_tensor(WEIGHT + weight_name))
 
 
-class _OtherTrainingError(Exception):
-    pass
-
-
 def _name(step: int) -> str:
     return f"step-{step:012d}"
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
 
 
 def _sync(path: Path) -> None:

@@ -18,6 +18,7 @@ from models.inputs import indexed_rows
 from models.losses import masked_bce, sampled_softmax
 from models.metrics import auc, recall_at_k
 from models.towers import TowerConfig, TwoTower
+from training import processes
 from training.balancing import Balance, draw_balanced
 from training.checkpoints import Checkpoints
 from training.examples import Examples
@@ -219,6 +220,8 @@ def fit_retrieval(
     valid positives whose post ranks among the first k of all posts seen in `valid`.
     """
     config = config or RetrievalConfig()
+    if processes.count() > 1 and (config.hard_negatives is not None or config.spectral_damping is not None):
+        raise ValueError("hard_negatives and spectral_damping read whole tables; train with one process")
     torch.set_num_threads(num_threads)
     rows = _encoded(spec, train, config)
     valid_examples = valid.take(spaced_rows(valid.num_rows, VALIDATION_ROWS))

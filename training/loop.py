@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from models.bundle import BundleKind, save_bundle
 from models.calibration import Calibrator
 from models.features import FeatureSpec
+from training import processes
 from training.best_weights import BestWeights
 from training.checkpoints import Checkpoints, RunState, SavedRun
 from training.optimisers import Optimisers
@@ -26,6 +27,8 @@ from training.optimisers import Optimisers
 T = TypeVar("T")
 MIXED_BLOCKS = 64
 """Blocks of neighbours whose rows are mixed; more mix better and read more of the files at once."""
+PROCESS_SEED = 7_919
+"""Between the seeds of processes that train together: each draws its own batches."""
 Progress = Callable[[int, int], None]
 """Told (steps done, steps planned); early stopping may end before the plan."""
 
@@ -159,7 +162,10 @@ def run_training(
     checkpoints: Checkpoints | None = None,
     renewed: Renewed | None = None,
 ) -> tuple[dict[str, float], ...]:
-    """Trains in place, restores the best weights, gives the history.
+    """Trains in place, restores the best weights, gives the history; in process 0 of several.
+
+    Where several processes train together, each calls this with its own units and the same of everything else; a
+    batch is shared out among them. The others end with NotFirstError.
 
     `loss_of` is the loss of one batch: of what `prepare`, in another thread, makes of unit numbers (rows, or
     requests), the numbers themselves unless given. `validate()` must give `valid_loss`. `block`: `shuffled_batches`.
@@ -169,14 +175,15 @@ def run_training(
     """
     if num_units == 0:
         raise ValueError("no examples to train on; check the splits of the training set")
-    size = units_per_batch or config.batch_size
-    per_epoch = num_batches(num_units, size)
+    size = max(1, (units_per_batch or config.batch_size) // processes.count())
+    per_epoch = processes.smallest(num_batches(num_units, size))
     steps = per_epoch * config.max_epochs
     validate_every = max(1, per_epoch // config.validations_per_epoch)
     optimisers = Optimisers(
         module, config.learning_rate, config.table_learning_rate, config.weight_decay, config.max_gradient_norm
     )
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed + processes.number() * PROCESS_SEED)
+    processes.start_alike(module)
     saved = (
         None if checkpoints is None else SavedRun(checkpoints, module, optimisers, renewed.tensors if renewed else None)
     )
@@ -186,7 +193,7 @@ def run_training(
             epoch, at_start = run.step // per_epoch, generator.get_state()
             if renewed is not None and run.step % per_epoch == 0:
                 renewed.renew(epoch)
-            batches = islice(shuffled_batches(num_units, size, generator, block), run.step % per_epoch, None)
+            batches = islice(shuffled_batches(num_units, size, generator, block), run.step % per_epoch, per_epoch)
             for batch in prepared_ahead(batches, prepare):
                 factor = rate_factor(config, run.step, steps, per_epoch)
                 optimisers.set_rates(factor)
@@ -202,7 +209,7 @@ def run_training(
                     entry |= {"learning_rate": config.learning_rate * factor, "train_loss": run.running / run.since}
                     run.history.append(entry | _validated(module, validate))
                     run.running, run.since = 0.0, 0
-                if saved is not None and (is_validated or saved.is_due()):
+                if saved is not None and (is_validated or processes.of_first(saved.is_due())):
                     saved.write(run, generator.get_state() if run.step % per_epoch == 0 else at_start, is_validated)
                 elif is_validated and run.misses == 0:
                     best.keep()
@@ -210,6 +217,7 @@ def run_training(
                     break
         if run.history:
             best.restore() if saved is None else saved.restore_best()
+    processes.collect(module)
     if progress is not None:
         progress(steps, steps)
     module.eval()
@@ -220,6 +228,7 @@ def run_training(
 def _validated(module: nn.Module, validate: Callable[[], dict[str, float]]) -> dict[str, float]:
     module.eval()
     found = validate()
+    found["valid_loss"] = processes.of_first(found["valid_loss"])  # all must stop alike
     if not math.isfinite(found["valid_loss"]):
         raise ValueError(f"validation loss is {found['valid_loss']}; lower the learning rate or look for broken labels")
     return found

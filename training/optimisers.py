@@ -9,6 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from models.embeddings import EntryTables, table_modules
+from models.sharded import ShardedTables
+from training.processes import average_gradients
+
+LEARNS_ITSELF = (EntryTables, ShardedTables)
 
 
 class Optimisers:
@@ -23,10 +27,10 @@ class Optimisers:
         max_gradient_norm: float,
     ) -> None:
         parts = table_modules(module).values()
-        self._fused = [part for part in parts if isinstance(part, EntryTables)]
+        self._fused = [part for part in parts if isinstance(part, LEARNS_ITSELF)]
         is_table = {id(p) for part in parts for p in part.parameters()}
         self._dense = [p for p in module.parameters() if id(p) not in is_table]
-        self._tables = [p for part in parts if not isinstance(part, EntryTables) for p in part.parameters()]
+        self._tables = [p for part in parts if not isinstance(part, LEARNS_ITSELF) for p in part.parameters()]
         self._rates, self._max_norm = (learning_rate, table_learning_rate), max_gradient_norm
         self._optimisers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(self._dense, lr=learning_rate, weight_decay=weight_decay)
@@ -47,6 +51,7 @@ class Optimisers:
         for p in (*self._dense, *self._tables):
             p.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
+        average_gradients(self._dense)
         nn.utils.clip_grad_norm_(self._dense, self._max_norm)
         for optimiser in self._optimisers:
             optimiser.step()

@@ -21,6 +21,7 @@ LEARNING = (
     "sampling",
     "balancing",
     "hard_negatives",
+    "processes",
 )
 
 

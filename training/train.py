@@ -18,7 +18,7 @@ from models.bundle import SecondStageBundle, load_bundle, read_manifest
 from models.calibration import apply_calibrators
 from models.features import FIT_ROWS, SIDES, fit_spec
 from models.metrics import head_metrics
-from training import recipes
+from training import processes, recipes
 from training.checkpoints import Checkpoints, held
 from training.examples import Examples, taken
 from training.fit_first_stage import FirstStageRun, fit_first_stage
@@ -77,6 +77,8 @@ def train_stage(
         return last
     started_at = WallClock().now()
     name = f"{kind}-{options.recipe}-{options.seed}" + ("-quick" if options.is_quick else "")
+    if processes.count() > 1:
+        name += f"-{processes.number()}of{processes.count()}"
     checkpoints = Checkpoints(settings.workspace.checkpoints / name, trained_from, says=says)
     with held(checkpoints):
         fitted = _fit(recipe, train, validation, example_set, settings, progress, checkpoints)
@@ -129,6 +131,7 @@ def _fit(
         train = replace(train, weights=balancing_weights(np.asarray(click)))
     few = train.take(slice(None, None, max(1, -(-train.num_rows // FIT_ROWS))))
     spec = fit_spec(recipe.features, few.columns)
+    train = processes.own_share(train)
     rest = (recipe.seed, progress, settings.num_threads, checkpoints)
     if isinstance(recipe.run, RetrievalConfig):
         return fit_retrieval(train, validation, spec, recipe.run, *rest)
