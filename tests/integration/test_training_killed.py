@@ -43,7 +43,8 @@ def is_half_written(folder: Path) -> bool:
 
 
 @pytest.mark.parametrize(
-    "kind", ["second_stage", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("retrieval", "first_stage"))]
+    "kind",
+    ["second_stage", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("retrieval", "mined", "first_stage"))],
 )
 def test_killed_again_and_again_a_training_ends_as_if_never_broken(kind, started, tmp_path):
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
