@@ -22,6 +22,18 @@ def is_sharded() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def rows_of_all(own_ND: Tensor) -> tuple[Tensor, int]:
+    """The rows of all processes, one after the other, and where the own ones begin; gradients return to their rows."""
+    world = dist.get_world_size()
+    counts_W = torch.empty(world, dtype=torch.int64)
+    dist.all_to_all_single(counts_W, torch.full((world,), len(own_ND)))
+    counts, width = counts_W.tolist(), own_ND[:1].numel()
+    copies = own_ND.reshape(1, -1).expand(world, -1).reshape(-1)
+    out, back = [own_ND.numel()] * world, [count * width for count in counts]
+    found: Tensor = _Exchange.apply(copies, out, back, 1.0)  # type: ignore[no-untyped-call]
+    return found.view(-1, *own_ND.shape[1:]), sum(counts[: dist.get_rank()])
+
+
 class ShardedTables(nn.Module):
     """This process's rows of every table; answers as `EntryTables` and as `PooledTables` do."""
 
@@ -66,14 +78,14 @@ class ShardedTables(nn.Module):
     def embed(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         entries = {name: of.reshape(-1).clamp(min=0) for name, of in rows.items()}
         found = self._looked_up(entries)
-        return {name: vectors[at_M].view(*rows[name].shape, -1) for name, (vectors, at_M) in found.items()}
+        return {name: found[name][0][found[name][1]].view(*of.shape, -1) for name, of in rows.items()}
 
     def pool(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         present = {name: of >= 0 for name, of in rows.items()}
+        found = self._looked_up({name: rows[name][is_in] for name, is_in in present.items()})
         pooled = {}
-        for name, (vectors, at_M) in self._looked_up(
-            {name: rows[name][is_in] for name, is_in in present.items()}
-        ).items():
+        for name in rows:  # in this order: towers join the vectors as they come
+            vectors, at_M = found[name]
             ends_B = present[name].sum(1).cumsum(0)
             starts_B = torch.cat([ends_B.new_zeros(1), ends_B[:-1]])
             pooled[name] = F.embedding_bag(at_M, vectors, starts_B, mode="mean")
@@ -118,7 +130,8 @@ class ShardedTables(nn.Module):
         flat = torch.cat([part.reshape(-1) for per_process in zip(*answers, strict=True) for part in per_process])
         widths = [shard.weight.shape[1] for shard in shards]
         out, back = ([sum(n * w for n, w in zip(row, widths, strict=True)) for row in c] for c in (asked, sent))
-        returned: Tensor = _Exchange.apply(flat, out, back)  # type: ignore[no-untyped-call]
+        # A table learns from the mean of the processes' losses.
+        returned: Tensor = _Exchange.apply(flat, out, back, 1.0 / world)  # type: ignore[no-untyped-call]
         return [
             torch.cat(of)[order.argsort()] for of, order in zip(_by_table(returned, sent, widths), orders, strict=True)
         ]
@@ -132,18 +145,18 @@ def _by_table(flat: Tensor, counts: list[list[int]], widths: list[int]) -> list[
 
 
 class _Exchange(torch.autograd.Function):
-    """Sends pieces of a flat tensor to the processes; gradients go back, as those of the mean over processes."""
+    """Sends pieces of a flat tensor to the processes; gradients go back, times a factor."""
 
     @staticmethod
-    def forward(ctx: Any, flat: Tensor, out: list[int], back: list[int]) -> Tensor:
-        ctx.splits = out, back
+    def forward(ctx: Any, flat: Tensor, out: list[int], back: list[int], factor: float) -> Tensor:
+        ctx.splits, ctx.factor = (out, back), factor
         found = flat.new_empty(sum(back))
         dist.all_to_all_single(found, flat.contiguous(), back, out)
         return found
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         out, back = ctx.splits
         found = grad.new_empty(sum(out))
         dist.all_to_all_single(found, grad.contiguous(), out, back)
-        return found / dist.get_world_size(), None, None
+        return found * ctx.factor, None, None, None

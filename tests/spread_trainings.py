@@ -25,7 +25,7 @@ SPEC = FeatureSpec(
 )
 ROWS = [
     {"a": torch.tensor([[0], [6], [3]]), "b": torch.tensor([[1, -1, -1], [6, 6, 2], [-1, -1, -1]])},
-    {"a": torch.tensor([[6], [1]]), "b": torch.tensor([[5, 4, -1], [0, -1, -1]]), "c": torch.tensor([[2], [2]])},
+    {"c": torch.tensor([[2], [2]]), "b": torch.tensor([[5, 4, -1], [0, -1, -1]]), "a": torch.tensor([[6], [1]])},
 ]
 """Of each process. Process 0 reads nothing of the table `slim`."""
 RATE = 0.5
@@ -53,6 +53,7 @@ def updated(how: str) -> dict[str, float]:
     before, rows = whole(tables), ROWS[dist.get_rank()]
     tables.set_learning_rate(RATE)
     found, expected = getattr(tables, how)(rows), getattr(before, how)(rows)
+    assert list(found) == list(expected), "towers join vectors in this order"
     lookup = max(float((found[name] - expected[name]).abs().max()) for name in rows)
     loss_of(found).backward()
     after = whole(tables)

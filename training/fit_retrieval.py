@@ -17,6 +17,7 @@ from models.features import FeatureSpec, Side
 from models.inputs import indexed_rows
 from models.losses import masked_bce, sampled_softmax
 from models.metrics import auc, recall_at_k
+from models.sharded import is_sharded, rows_of_all
 from models.towers import TowerConfig, TwoTower
 from training import processes
 from training.balancing import Balance, draw_balanced
@@ -98,9 +99,8 @@ class _Rows:
 
 
 def _encoded(spec: FeatureSpec, examples: Examples, config: RetrievalConfig) -> _Rows:
-    _, inverse, counts = np.unique(examples.post_ids, return_inverse=True, return_counts=True)
-    # The chance that a post takes a given place in a batch is its share of the rows.
-    log_q = np.log(counts / counts.sum())[inverse]
+    ids, inverse, counts = np.unique(examples.post_ids, return_inverse=True, return_counts=True)
+    log_q = _log_chances(ids, counts)[inverse]
     weights = np.ones(examples.num_rows) if examples.weights is None else examples.weights
     users, user_of = examples.users()
     return _Rows(
@@ -113,6 +113,12 @@ def _encoded(spec: FeatureSpec, examples: Examples, config: RetrievalConfig) -> 
         torch.from_numpy(np.array(examples.post_ids, dtype=np.int64)),
         torch.from_numpy((config.log_q_power * log_q).astype(np.float32)),
     )
+
+
+def _log_chances(ids: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Log of the chance that a post takes a given place in a batch: its share of the rows."""
+    of_all, total = processes.counts_of_all(ids, counts)
+    return np.log(of_all.clip(1) / total)
 
 
 def _batch_loss(
@@ -133,13 +139,17 @@ def _batch_loss(
     loss = config.pointwise_weight * masked_bce(logits_BT, rows.labels[batch], task_weights_T, weights)
     worth_B = rows.worth[batch]
     positives_P = worth_B.nonzero().squeeze(1)
+    log_q_N, ids_N, first = rows.log_q[batch], rows.post_ids[batch], 0
+    if is_sharded() and module.training and config.softmax_weight > 0:  # one softmax over what all drew
+        posts_BD, first = rows_of_all(posts_BD)
+        log_q_N, ids_N = rows_of_all(log_q_N)[0], rows_of_all(ids_N)[0]
     if len(positives_P) and config.softmax_weight > 0:
         loss = loss + config.softmax_weight * sampled_softmax(
             users_BD[positives_P],
             posts_BD,
-            positives_P,
-            rows.log_q[batch],
-            rows.post_ids[batch],
+            positives_P + first,
+            log_q_N,
+            ids_N,
             (worth_B * weights_B)[positives_P],
             None
             if mined is None
@@ -170,8 +180,8 @@ def _drawn(rows: _Rows, config: RetrievalConfig, balance: Balance, seed: int) ->
     weights_NT[:, task] = rows.weights
     shifts_T = torch.zeros(len(config.tasks))
     shifts_T[task] = drawn.log_odds_shift
-    _, post = np.unique(rows.post_ids.numpy(), return_inverse=True)
-    log_q = np.log(np.bincount(post[drawn.rows], minlength=post.max() + 1).clip(1) / len(drawn.rows))[post]
+    ids, post = np.unique(rows.post_ids.numpy(), return_inverse=True)
+    log_q = _log_chances(ids, np.bincount(post[drawn.rows], minlength=len(ids)))[post]
     log_q_N = torch.from_numpy((config.log_q_power * log_q).astype(np.float32))
     changed = replace(rows, log_q=log_q_N, task_weights=weights_NT, task_shifts=shifts_T)
     return changed, torch.from_numpy(drawn.rows)

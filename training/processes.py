@@ -9,10 +9,11 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.embeddings import PlainTables, table_modules
-from models.sharded import ShardedTables, is_sharded
+from models.sharded import ShardedTables, is_sharded, rows_of_all
 from training.examples import Examples
 
 
@@ -57,6 +58,17 @@ def smallest(value: int) -> int:
         dist.all_reduce(shared, dist.ReduceOp.MIN)
         return int(shared)
     return value
+
+
+def counts_of_all(ids: NDArray[np.int64], counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+    """How often each of some distinct, ascending ids occurs in all processes, and all of anybody's counts together."""
+    if not is_sharded():
+        return counts, int(counts.sum())
+    all_ids, all_counts = (rows_of_all(torch.from_numpy(values))[0].numpy() for values in (ids, counts))
+    places = np.searchsorted(ids, all_ids).clip(max=len(ids) - 1)
+    is_own = ids[places] == all_ids
+    found = np.bincount(places[is_own], weights=all_counts[is_own], minlength=len(ids))
+    return found.astype(np.int64), int(all_counts.sum())
 
 
 def of_first(value: float) -> float:
