@@ -23,14 +23,18 @@ SPARSE_GRADIENT_VALUES = 4_000_000
 """Pooled tables from this many values get sparse gradients; below it a dense gradient is faster to apply."""
 
 
-class Tables(Protocol):
+class Pools(Protocol):
+    """What a tower asks of embedding tables."""
+
+    def pool(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Mean vector per row and feature, [B, D]; a row without entries gives zeros."""
+
+
+class Tables(Pools, Protocol):
     """What a network asks of its embedding tables."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The trainable weights."""
-
-    def pool(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Mean vector per row and feature, [B, D]; a row without entries gives zeros."""
 
     def embed(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Vector per entry and feature, [B, L, D]; padding gives the vector of row 0."""

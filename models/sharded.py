@@ -91,6 +91,10 @@ class ShardedTables(nn.Module):
             pooled[name] = F.embedding_bag(at_M, vectors, starts_B, mode="mean")
         return pooled
 
+    def read_once(self, rows: Mapping[str, Tensor]) -> "ReadTables":
+        """Tables that answer `pool` for some of these features each: one exchange, and one step of a table for all."""
+        return ReadTables(self.pool(rows))
+
     def _shards(self) -> list[FusedTable]:
         return list(self.shards.values())  # type: ignore[arg-type]
 
@@ -135,6 +139,16 @@ class ShardedTables(nn.Module):
         return [
             torch.cat(of)[order.argsort()] for of, order in zip(_by_table(returned, sent, widths), orders, strict=True)
         ]
+
+
+class ReadTables:
+    """Pooled vectors that were looked up before they are asked for."""
+
+    def __init__(self, pooled: Mapping[str, Tensor]) -> None:
+        self._pooled = pooled
+
+    def pool(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: self._pooled[name] for name in rows}
 
 
 def _by_table(flat: Tensor, counts: list[list[int]], widths: list[int]) -> list[list[Tensor]]:

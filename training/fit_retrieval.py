@@ -129,8 +129,7 @@ def _batch_loss(
     task_weights_T: Tensor,
     mined: MinedPosts | None = None,
 ) -> Tensor:
-    users_BD, user_bias_B = module.user_parts(rows.users(batch))
-    posts_BD = module.post_vectors(rows.post.take(batch))
+    users_BD, user_bias_B, posts_BD = module.pairs(rows.users(batch), rows.post.take(batch))
     logits_BT = module.task_logits((users_BD * posts_BD).sum(1), user_bias_B)
     weights_B = rows.weights[batch]
     weights = weights_B
