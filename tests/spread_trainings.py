@@ -1,9 +1,11 @@
 """What two processes started by `torchrun` do; process 0 writes what it found to a file.
 
-`python -m torch.distributed.run --nproc-per-node 2 -m tests.spread_trainings FILE`
+`python -m torch.distributed.run --nproc-per-node 2 -m tests.spread_trainings FILE KIND ...`. With a folder `FILE.saved`
+beside it, trainings are saved there, and each process leaves its id.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import torch.distributed as dist
 from models.embeddings import PlainTables
 from models.features import Feature, FeatureSpec
 from models.sharded import ShardedTables
-from tests.killed_trainings import fitted
+from tests.killed_trainings import checkpoints, fitted
 from training.processes import NotFirstError, joined
 
 SPEC = FeatureSpec(
@@ -69,11 +71,15 @@ def updated(how: str) -> dict[str, float]:
 def main() -> None:
     found: dict[str, object] = {}
     with joined() as number:
+        saved = Path(f"{sys.argv[1]}.saved")
+        if saved.is_dir():
+            (saved / f"{number}.pid").write_text(str(os.getpid()))
         for how in ("embed", "pool"):
             found[how] = updated(how)
         for kind in sys.argv[2:]:
             try:
-                found[kind] = fitted(kind, None).metrics
+                plan = checkpoints(saved / f"{kind}-{number}", lambda line: print(line, flush=True))
+                found[kind] = fitted(kind, plan if saved.is_dir() else None).metrics
             except NotFirstError:
                 continue
         if number == 0:
