@@ -142,9 +142,10 @@ retrieval: $(S)/retrieval ## two-tower retrieval
 second-stage: $(S)/second-stage ## multi-task second stage with calibrated heads
 first-stage: $(S)/first-stage ## first stage distilled from the second
 
-LOOP := $(addprefix training/,train.py loop.py recipes.py recipe_features.py shared_codes.py table_budget.py upsampling.py)
+LOOP := $(addprefix training/,train.py loop.py checkpoints.py processes.py optimisers.py recipes.py recipe_features.py)
+LOOP += $(addprefix training/,shared_codes.py table_budget.py upsampling.py)
 
-$(S)/retrieval: $(S)/sets $(wildcard models/*.py training/*retrieval.py) training/spectral.py $(LOOP)
+$(S)/retrieval: $(S)/sets $(wildcard models/*.py training/*retrieval.py) $(addprefix training/,spectral.py balancing.py hard_negatives.py) $(LOOP)
 	$(PY) -m training retrieval
 	@touch $@
 

@@ -8,7 +8,7 @@ Legend: B rows, L entries per row, D width of the feature's table.
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +17,25 @@ from torch.nn import functional as F
 from models.features import FeatureSpec
 from models.fused import FusedTable
 from models.multi_hash import HASHES, rows_of_hashes
+from models.sharded import ShardedTables, is_sharded
 
+T = TypeVar("T", "PooledTables", "EntryTables")
 SPARSE_GRADIENT_VALUES = 4_000_000
 """Pooled tables from this many values get sparse gradients; below it a dense gradient is faster to apply."""
 
 
-class Tables(Protocol):
+class Pools(Protocol):
+    """What a tower asks of embedding tables."""
+
+    def pool(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Mean vector per row and feature, [B, D]; a row without entries gives zeros."""
+
+
+class Tables(Pools, Protocol):
     """What a network asks of its embedding tables."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The trainable weights."""
-
-    def pool(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Mean vector per row and feature, [B, D]; a row without entries gives zeros."""
 
     def embed(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Vector per entry and feature, [B, L, D]; padding gives the vector of row 0."""
@@ -181,6 +187,10 @@ class EntryTables(nn.Module):
         for table in self.fused.values():
             table.set_learning_rate(rate)  # type: ignore[operator]
 
+    def sums(self) -> dict[str, Tensor]:
+        """Adagrad's sums by table, [rows], as views."""
+        return {name: table.sums for name, table in self.fused.items()}  # type: ignore[misc]
+
     def pool(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         raise NotImplementedError("entry tables do not pool; build the network on PooledTables")
 
@@ -201,9 +211,14 @@ class EntryTables(nn.Module):
         return {f"weights.{name}.weight": table.weight for name, table in self.fused.items()}  # type: ignore[misc]
 
 
+def training_tables(spec: FeatureSpec, kind: type[T]) -> T:
+    """Tables of the given kind to train, or those spread over the processes that train together."""
+    return ShardedTables(spec) if is_sharded() else kind(spec)  # type: ignore[return-value]
+
+
 def table_modules(module: nn.Module) -> dict[str, Tables]:
     """The embedding tables inside a network, by their place in it."""
-    kinds = (PlainTables, PooledTables, EntryTables)
+    kinds = (PlainTables, PooledTables, EntryTables, ShardedTables)
     return {name: part for name, part in module.named_modules() if isinstance(part, kinds)}
 
 

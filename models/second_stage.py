@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from core.schema import HEADS
 from models.bins import NumericBins
-from models.embeddings import EntryTables, PlainTables
+from models.embeddings import EntryTables, PlainTables, training_tables
 from models.encode import EncodedSide
 from models.features import SIDES, FeatureSpec, Side
 from models.history import TargetAttention
@@ -159,7 +159,7 @@ class Network(nn.Module):
     def __init__(self, spec: FeatureSpec, config: SecondStageConfig, *, is_training: bool) -> None:
         super().__init__()
         self.spec, self.config = spec, config
-        self.tables = EntryTables(spec) if is_training else PlainTables(spec)
+        self.tables = training_tables(spec, EntryTables) if is_training else PlainTables(spec)
         sequences = spec.side("user", "sequence")
         groups = sorted({f.group for f in sequences if f.group})
         self.attention = nn.ModuleList(

@@ -8,15 +8,17 @@ Source: Yi et al., Sampling-bias-corrected neural modeling, RecSys 2019.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.embeddings import PlainTables, PooledTables, Tables
+from models.embeddings import PlainTables, PooledTables, Pools, training_tables
 from models.encode import EncodedSide
 from models.features import FeatureSpec, Side
 from models.inputs import dense_width, indexed_rows, indexed_width
+from models.sharded import ShardedTables
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Tower(nn.Module):
         nn.init.zeros_(self.bias.weight)
         nn.init.zeros_(self.bias.bias)
 
-    def forward(self, encoded: EncodedSide, tables: Tables, near_BD: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, encoded: EncodedSide, tables: Pools, near_BD: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """`near_BD` is added to the identity, in its lengths."""
         rows = indexed_rows(self.spec, self.side, encoded)
         pooled = tables.pool(rows) if rows else {}
@@ -103,7 +105,7 @@ class TwoTower(nn.Module):
     def __init__(self, spec: FeatureSpec, config: TowerConfig, num_tasks: int, *, is_training: bool) -> None:
         super().__init__()
         self.spec = spec
-        self.tables = PooledTables(spec) if is_training else PlainTables(spec)
+        self.tables = training_tables(spec, PooledTables) if is_training else PlainTables(spec)
         self.user_tower = Tower(spec, "user", config)
         self.post_tower = Tower(spec, "post", config)
         self.log_scale = nn.Parameter(
@@ -128,14 +130,22 @@ class TwoTower(nn.Module):
         unit_BD, _ = self.user_tower(user, self.tables)
         return torch.cat([unit_BD * self.log_scale.exp(), torch.ones_like(unit_BD[:, :1])], dim=1)
 
-    def post_vectors(self, post: EncodedSide, near_ND: Tensor | None = None) -> Tensor:
+    def post_vectors(self, post: EncodedSide, near_ND: Tensor | None = None, tables: Pools | None = None) -> Tensor:
         """[N, D + 1], the last entry is the post's bias; identities moved by `near_ND`."""
-        unit_ND, bias_N = self.post_tower(post, self.tables, near_ND)
+        unit_ND, bias_N = self.post_tower(post, tables or self.tables, near_ND)
         return torch.cat([unit_ND, bias_N[:, None]], dim=1)
 
-    def user_parts(self, user: EncodedSide) -> tuple[Tensor, Tensor]:
+    def pairs(self, user: EncodedSide, post: EncodedSide) -> tuple[Tensor, Tensor, Tensor]:
+        """`user_parts` and `post_vectors`; spread tables are read once for both sides."""
+        tables: Any = self.tables
+        if isinstance(tables, ShardedTables):
+            sides = indexed_rows(self.spec, "user", user), indexed_rows(self.spec, "post", post)
+            tables = tables.read_once(sides[0] | sides[1])
+        return *self.user_parts(user, tables), self.post_vectors(post, tables=tables)
+
+    def user_parts(self, user: EncodedSide, tables: Pools | None = None) -> tuple[Tensor, Tensor]:
         """User vectors [B, D + 1] and the user's bias [B], which probabilities need and rankings do not."""
-        unit_BD, bias_B = self.user_tower(user, self.tables)
+        unit_BD, bias_B = self.user_tower(user, tables or self.tables)
         return torch.cat([unit_BD * self.log_scale.exp(), torch.ones_like(unit_BD[:, :1])], dim=1), bias_B
 
     def task_logits(self, score_B: Tensor, user_bias_B: Tensor) -> Tensor:

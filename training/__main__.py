@@ -71,6 +71,10 @@ class _Bar:
     def at(self, what: str, done: int, total: int) -> None:
         self._progress.update(self._task, description=what, completed=done, total=total)
 
+    def tells(self, what: str) -> None:
+        """A line of its own, which stays."""
+        self._progress.console.print(what, markup=False, highlight=False)
+
     def says(self, what: str) -> None:
         self._progress.update(self._task, description=what)
 
@@ -198,11 +202,22 @@ def _train(
     upsample: str = "",
 ) -> None:
     with _told() as settings:
+        from training.processes import NotFirstError, joined
         from training.train import TrainOptions, train_stage
 
         options = TrainOptions(recipe, seed, quick, force, table_megabytes, upsample)
-        with _bar(f"Training {kind}") as bar:
-            published = train_stage(settings, kind, options, bar)  # type: ignore[arg-type]
+        try:
+            with joined() as number:
+                console.quiet = number > 0
+                with _bar(f"Training {kind}") as bar:
+                    published = train_stage(settings, kind, options, bar, bar.tells)  # type: ignore[arg-type]
+                if number > 0:
+                    raise NotFirstError  # there was nothing to train
+        except NotFirstError:
+            return
+        except KeyboardInterrupt:
+            console.print("stopped; the same command goes on from the last checkpoint")
+            raise typer.Exit(130) from None
         state = "unchanged since the last training" if not published.is_new else "trained"
         alias = "champion" if published.is_champion else "challenger"
         console.print(f"{kind} {published.bundle_id} {state}: {alias} ({published.reason})")

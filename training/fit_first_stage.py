@@ -19,6 +19,7 @@ from models.losses import listwise_distillation, masked_bce
 from models.metrics import auc_by_group, normalised_entropy
 from models.numeric import require_columns
 from models.towers import TowerConfig, TwoTower
+from training.checkpoints import Checkpoints
 from training.examples import CANDIDATE_RANK, CANDIDATE_SCORE, Examples
 from training.loop import FittedModel, LoopConfig, Progress, run_training
 
@@ -116,6 +117,7 @@ def fit_first_stage(
     seed: int = 0,
     progress: Progress | None = None,
     num_threads: int = 2,
+    checkpoints: Checkpoints | None = None,
     tables: Mapping[str, Tensor] | None = None,
 ) -> FittedModel:
     """The trained first stage. Rows are candidates; columns candidate__rank and candidate__score teach.
@@ -145,7 +147,17 @@ def fit_first_stage(
             return {"valid_loss": sum(losses) / max(1, valid_data.num_requests)}
 
         units = max(1, config.loop.batch_size // per_request)
-        history = run_training(module, config.loop, data.num_requests, loss_of, validate, seed, progress, units)
+        history = run_training(
+            module,
+            config.loop,
+            data.num_requests,
+            loss_of,
+            validate,
+            seed,
+            progress,
+            units,
+            checkpoints=checkpoints,
+        )
     metrics = _metrics(module, valid_data)
     return FittedModel("first_stage", module, spec, config.network, (HEAD,), (), history, metrics)
 

@@ -19,6 +19,7 @@ from models.embeddings import start_tables
 from models.features import FeatureSpec
 from models.metrics import head_metrics
 from models.second_stage import SecondStage, SecondStageConfig
+from training.checkpoints import Checkpoints
 from training.encoded_examples import (
     EncodedExamples,
     StoredExamples,
@@ -100,6 +101,7 @@ def fit_second_stage(
     seed: int = 0,
     progress: Progress | None = None,
     num_threads: int = 2,
+    checkpoints: Checkpoints | None = None,
     tables: Mapping[str, Tensor] | None = None,
 ) -> FittedModel:
     """The trained and calibrated second stage; all it learns comes before `valid` and `calibration`.
@@ -146,6 +148,7 @@ def fit_second_stage(
             per_batch,
             lambda drawn: encoded.take(rows_of(drawn)),
             block,
+            checkpoints,
         )
     module.shift(head_loss.correction)
     _fit_spread(module, encoded, train.num_rows)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from models.losses import full_softmax
 from models.sequence import NextPost, SequenceConfig
+from training.checkpoints import Checkpoints
 from training.loop import LoopConfig, Progress, run_training
 
 VALID_BATCH = 2_048
@@ -64,6 +65,7 @@ def fit_sequence(
     seed: int = 0,
     progress: Progress | None = None,
     num_threads: int = 2,
+    checkpoints: Checkpoints | None = None,
 ) -> FittedSequence:
     """The encoder trained on histories [U, L] of posts, oldest first, from 1 on and zeros at the end.
 
@@ -100,5 +102,7 @@ def fit_sequence(
             # The order of the first posts goes on improving long after the likelihood of the rest has turned.
             return {"valid_loss": 1.0 - gain / len(valid_UL), "valid_cross_entropy": entropy / len(valid_UL)}
 
-        history = run_training(module, run.loop, len(inputs_UL), loss_of, validate, seed, progress)
+        history = run_training(
+            module, run.loop, len(inputs_UL), loss_of, validate, seed, progress, checkpoints=checkpoints
+        )
     return FittedSequence(module, history)

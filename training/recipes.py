@@ -17,6 +17,7 @@ from models.features import Feature
 from models.first_stage import FirstStageConfig
 from models.second_stage import SecondStageConfig
 from models.towers import TowerConfig
+from training.balancing import Balance
 from training.fit_first_stage import FirstStageRun
 from training.fit_retrieval import RetrievalConfig
 from training.fit_second_stage import SecondStageRun
@@ -95,9 +96,9 @@ def retrieval(columns: Columns, name: str = "default", seed: int = 0, quick: boo
     widths = Widths()
     features = [*user_features(columns, widths, history_length=30), *post_features(columns, widths)]
     features += _semantic(name, widths)
-    base = RetrievalConfig()
+    base = RetrievalConfig(softmax_weight=0.0, balance=Balance("click")) if name == "reference" else RetrievalConfig()
     run = replace(base, loop=_checked(name, quick, base.loop))
-    return Recipe("retrieval", name, tuple(features), run, _weights(name), seed)
+    return Recipe("retrieval", name, tuple(features), run, "sampling", seed)
 
 
 def second_stage(columns: Columns, name: str = "default", seed: int = 0, quick: bool = False) -> Recipe:

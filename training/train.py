@@ -1,7 +1,7 @@
 """Trains one stage on its training set and publishes the result."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +19,8 @@ from models.calibration import apply_calibrators
 from models.features import FIT_ROWS, SIDES, Columns, Feature, fit_spec
 from models.fit_ids import fit_ids
 from models.metrics import head_metrics
-from training import recipes
+from training import processes, recipes
+from training.checkpoints import Checkpoints, held
 from training.examples import Examples, taken
 from training.fit_first_stage import FirstStageRun, fit_first_stage
 from training.fit_retrieval import RetrievalConfig, fit_retrieval
@@ -63,10 +64,17 @@ class TrainOptions:
     """Column of an entity whose rare members' rows are repeated; "" for none."""
 
 
-def train_stage(settings: Settings, kind: Kind, options: TrainOptions, progress: Progress | None = None) -> Published:
+def train_stage(
+    settings: Settings,
+    kind: Kind,
+    options: TrainOptions,
+    progress: Progress | None = None,
+    says: Callable[[str], None] = lambda _: None,
+) -> Published:
     """What training `kind` on its set published. Raises MissingStageError without the set.
 
-    Nothing is trained when neither the set nor the recipe changed since the last time, unless forced.
+    Nothing is trained when neither the set nor the recipe changed since the last time, unless forced. A training
+    that was killed goes on from its last checkpoint; `says` is told of it.
     """
     example_set = load_set(settings.workspace.training_sets, kind)
     train, validation, recipe = _prepared(example_set, kind, options)
@@ -79,12 +87,17 @@ def train_stage(settings: Settings, kind: Kind, options: TrainOptions, progress:
     if last is not None:
         return last
     started_at = WallClock().now()
-    fitted = _fit(recipe, train, validation, example_set, settings, progress)
-    bounds = compile_bounds(name for side in SIDES for name in fitted.spec.columns(side))
-    bundle = fitted.save(settings.workspace.bundles / kind, _versions(example_set.manifest, recipe), bounds)
-    with tempfile.TemporaryDirectory() as folder:
-        findings = _findings(Path(folder), started_at, fitted, bundle, example_set, validation, options)
-        return publish(settings, fitted, config, example_set.manifest, bundle, findings)
+    name = f"{kind}-{options.recipe}-{options.seed}" + ("-quick" if options.is_quick else "")
+    if processes.count() > 1:
+        name += f"-{processes.number()}of{processes.count()}"
+    checkpoints = Checkpoints(settings.workspace.checkpoints / name, trained_from, says=says)
+    with held(checkpoints):
+        fitted = _fit(recipe, train, validation, example_set, settings, progress, checkpoints)
+        bounds = compile_bounds(name for side in SIDES for name in fitted.spec.columns(side))
+        bundle = fitted.save(settings.workspace.bundles / kind, _versions(example_set.manifest, recipe), bounds)
+        with tempfile.TemporaryDirectory() as folder:
+            findings = _findings(Path(folder), started_at, fitted, bundle, example_set, validation, options)
+            return publish(settings, fitted, config, example_set.manifest, bundle, findings)
 
 
 def fit_stage(settings: Settings, kind: Kind, options: TrainOptions, progress: Progress | None = None) -> FittedModel:
@@ -132,6 +145,7 @@ def _fit(
     example_set: ExampleSet,
     settings: Settings,
     progress: Progress | None,
+    checkpoints: Checkpoints | None = None,
 ) -> FittedModel:
     if recipe.row_weights == "balanced":
         click = train.labels[:, HEADS.index("click")]
@@ -141,7 +155,8 @@ def _fit(
     spec = fit_ids(fit_spec(recipe.features, few.columns), train.columns, shared.codebooks)
     if recipe.upsampled:  # what was met how often is counted before
         train = upsampled(train, recipe.upsampled)
-    rest = (recipe.seed, progress, settings.num_threads)
+    train = processes.own_share(train)
+    rest = (recipe.seed, progress, settings.num_threads, checkpoints)
     if isinstance(recipe.run, RetrievalConfig):
         return fit_retrieval(train, validation, spec, recipe.run, *rest)
     if isinstance(recipe.run, FirstStageRun):
