@@ -21,7 +21,7 @@ from models.embeddings import EntryTables, PlainTables
 from models.encode import EncodedSide
 from models.features import SIDES, FeatureSpec, Side
 from models.history import TargetAttention
-from models.inputs import dense_width, indexed_rows
+from models.inputs import dense_width, embedding_pairs, indexed_rows
 from models.request_grid import RequestGrid, request_grid
 from models.sequence import SequenceConfig
 
@@ -136,6 +136,8 @@ class Network(nn.Module):
         width = sum(dense_width(spec, side) + bins.width for side, bins in self.side_bins().items())
         width += sum(f.dim for features in self.pooled.values() for f in features)
         width += sum(block.width for block in self.attention)  # type: ignore[misc]
+        self.pairs = embedding_pairs(spec)
+        width += sum(1 + of_user.stop - of_user.start for of_user, _ in self.pairs)
         self.cross = CrossLayers(width, config.cross_rank, config.num_cross_layers)
         self.experts = nn.ModuleList(_trunk(width, config) for _ in range(config.num_experts))
         heads, out = len(config.heads), config.trunk[-1]
@@ -152,6 +154,9 @@ class Network(nn.Module):
         parts = [grid.repeat(self._side("user", user, vectors, rows)), self._side("post", post, vectors, rows)]
         parts.append(self._side("cross", cross, vectors, rows).expand(post.num_rows, -1))
         parts += [block(vectors, rows, grid) for block in self.attention]
+        for of_user, of_post in self.pairs:
+            product_BD = grid.repeat(user.embeddings[:, of_user]) * post.embeddings[:, of_post]
+            parts += [product_BD, product_BD.sum(1, keepdim=True)]
         x_BW = self.cross(torch.cat(parts, dim=1))
         return self._heads(x_BW)
 

@@ -7,7 +7,7 @@ import models
 from core.files import content_hash
 
 ROOM = Path(__file__).resolve().parent
-LEARNING = ("loop", "fit_*", "recipe*", "spectral", "train", "importance", "unknown_users")
+LEARNING = ("loop", "fit_*", "recipe*", "spectral", "train", "importance", "unknown_users", "foundation*")
 
 
 def code_id(modules: Sequence[str]) -> str:

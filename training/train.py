@@ -53,6 +53,8 @@ class TrainOptions:
     seed: int = 0
     is_quick: bool = False
     is_forced: bool = False
+    without_views: tuple[str, ...] = ()
+    """Views whose features the model does not get, to see what they bring."""
 
 
 def train_stage(settings: Settings, kind: Kind, options: TrainOptions, progress: Progress | None = None) -> Published:
@@ -87,7 +89,9 @@ def _prepared(example_set: ExampleSet, kind: Kind, options: TrainOptions) -> tup
     train, validation = _part(example_set, "train"), _validation(example_set)
     if options.is_quick:
         train, validation = (part.take(spaced_rows(part.num_rows, QUICK_ROWS)) for part in (train, validation))
-    return train, validation, _RECIPES[kind](train.columns, options.recipe, options.seed, options.is_quick)
+    recipe = _RECIPES[kind](train.columns, options.recipe, options.seed, options.is_quick)
+    kept = tuple(f for f in recipe.features if f.name.partition("__")[0] not in options.without_views)
+    return train, validation, replace(recipe, features=kept)
 
 
 def _part(example_set: ExampleSet, split: str) -> Examples:
