@@ -2,7 +2,7 @@
 
 An event is a post with what happened to it by the end of an hour: seen, and every kind of engagement. A user has no
 vector of their own: the state comes from a start token, made of declared attributes, and the events after it. A post
-is its content and a hashed id, so that a new one has a vector at once.
+is its content and its creator's hashed id, so that a new one has a vector at once.
 Legend: W windows, L events of one, P posts, N examples, E width of the encoder, D width of vectors, K kinds.
 Source: Zhai et al., Actions speak louder than words, ICML 2024 (actions as events); Pancha et al., PinnerFormer,
 KDD 2022 (a state that must serve until the next export).
@@ -37,7 +37,7 @@ class FoundationConfig:
     """Shape of the network. `encoder.length` is one start token and the events of a window."""
 
     encoder: SequenceConfig = field(
-        default_factory=lambda: SequenceConfig("transformer", dim=64, length=129, num_layers=2, dropout=0.1)
+        default_factory=lambda: SequenceConfig("transformer", dim=64, length=65, num_layers=1, dropout=0.1)
     )
     dim: int = 32
     hidden: int = 128
@@ -68,7 +68,8 @@ class FoundationModel(nn.Module):
         self.plain_out = nn.Linear(max(1, spec.embedding_width("post")), dim, bias=False)
         nn.init.orthogonal_(self.plain_out.weight)
         self.taste_weight = nn.Linear(len(EVENT_FLAGS), 1, bias=False)
-        nn.init.constant_(self.taste_weight.weight, 1.0)
+        with torch.no_grad():
+            self.taste_weight.weight.copy_(torch.tensor([[-0.1, *[1.0] * len(ENGAGEMENT_KINDS)]]))
         self.taste_prior, self.taste_scale_D = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.ones(dim))
         self.creator_out = nn.Linear(next(f.dim for f in spec.features if f.name == CREATOR), dim)
         self.log_temperature = nn.Parameter(torch.tensor(-2.0))
@@ -108,7 +109,7 @@ class FoundationModel(nn.Module):
 
     def user_vectors(self, states_NS: Tensor) -> Tensor:
         """[N, D] of states [N, E + D]."""
-        states_NE, taste_ND = states_NS.split([self.config.encoder.dim, self.config.dim], dim=1)
+        states_NE, taste_ND = torch.split(states_NS, [self.config.encoder.dim, self.config.dim], dim=1)
         vectors_ND: Tensor = self.user_out(states_NE) + self.taste_scale_D * taste_ND
         return vectors_ND
 
@@ -133,8 +134,8 @@ class FoundationModel(nn.Module):
         length = self.config.window
         flags = torch.zeros(len(contents_PE), length, len(EVENT_FLAGS))
         gaps = torch.zeros(len(contents_PE), length, dtype=torch.int64)
-        seen = [part.unsqueeze(1).expand(-1, length, -1) for part in (contents_PE, vectors_PD)]
-        states = self.states(users, *seen, flags, gaps)
+        contents, vectors = (part.unsqueeze(1).expand(-1, length, -1) for part in (contents_PE, vectors_PD))
+        states = self.states(users, contents, vectors, flags, gaps)
         return self.reactions(self.user_vectors(states[:, -1]), vectors_PD)
 
     def _side(self, side: Side, encoded: EncodedSide) -> Tensor:

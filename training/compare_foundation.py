@@ -94,8 +94,8 @@ def _judged(
     with tempfile.TemporaryDirectory() as folder:  # judged as it would be served
         bundle = load_second_stage(fitted.save(Path(folder), {}))
     mine = [bundle.heads.index(head) for head in heads]
-    logits = [predict_logits(bundle, part.columns)[:, mine] for part in (later, test)]
-    probabilities = recalibrated_by_day(later, test, *logits, columns, split)
+    known, asked = (predict_logits(bundle, part.columns)[:, mine] for part in (later, test))
+    probabilities = recalibrated_by_day(later, test, known, asked, columns, split)
     labels, users = np.asarray(test.labels)[:, columns], np.asarray(test.user_ids)
     weights = np.ones(test.num_rows) if test.weights is None else np.asarray(test.weights)
     return {

@@ -36,10 +36,10 @@ class FoundationRun:
     network: FoundationConfig = field(default_factory=FoundationConfig)
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            batch_size=32, max_epochs=6, learning_rate=1e-3, table_learning_rate=0.02, patience=3
+            batch_size=16, max_epochs=4, learning_rate=1e-3, table_learning_rate=0.005, patience=3
         )
     )
-    next_epochs: int = 3
+    next_epochs: int = 2
     """Epochs of a training that starts from the weights of an earlier one."""
     drawn_posts: int = 512
     """Posts of the catalogue that stand beside those of the batch in the softmax."""

@@ -33,7 +33,7 @@ from training.foundation_export import post_table, segments, user_table
 from training.loop import FittedModel
 from training.provenance import learning_code_id
 from training.publish import Findings, Published, publish
-from training.recipe_features import Widths, post_features, post_identity, user_features
+from training.recipe_features import Widths, post_features, user_features
 from training.set_files import SetManifest
 from training.sets import set_configs
 from training.splits import is_held_out, time_split
@@ -42,7 +42,7 @@ CHAIN = "chain.json"
 LEAST_EVENTS = 1_000
 """Below this a snapshot would know nothing; rows of that time have no vector."""
 GROWTH = 2
-"""Room in the tables of posts and creators for those that appear after the first snapshot."""
+"""Room in the table of creators for those that appear after the first snapshot."""
 
 Told = Callable[[str, int, int], None]
 
@@ -105,14 +105,14 @@ def foundation_spec(events: UserEvents, catalogue: Catalogue, until: int) -> Fea
         for what, name in (("post", "post_key"), ("creator", "creator_id"), ("topic", "topic_id"))
     }
     columns, widths = posts | users | history, Widths()
-    features = [*user_features(columns, widths, 1), *post_features(columns, widths), post_identity(columns, widths)]
+    # No row per post: most posts of a feed are newer than the weights, and a model that leans on rows misreads them.
+    features = [*user_features(columns, widths, 1), *post_features(columns, widths)]
     wanted = [f for f in features if f.name in posts or f.name in users]
     return fit_spec([_with_room(f) for f in wanted], posts | users)
 
 
 def _with_room(feature: Feature) -> Feature:
-    is_growing = feature.table in ("post", "creator")
-    return replace(feature, num_rows=GROWTH * feature.num_rows) if is_growing else feature
+    return replace(feature, num_rows=GROWTH * feature.num_rows) if feature.table == "creator" else feature
 
 
 def train_chain(
@@ -144,7 +144,7 @@ def train_chain(
         module, history = fit_foundation(material, spec, run, is_left_out, *rest)
         metrics = {name.removeprefix("valid_"): value for name, value in _best(history).items() if "valid_" in name}
         fitted = FittedModel("foundation", module, spec, run.network, (), (), history, metrics)
-        digest = material.windows.events.digest()
+        digest = material.windows.events.digest(catalogue)
         versions = {
             "data_version": settings.workspace.manifest().data_version,
             "events_until_hour": str(until),
@@ -192,7 +192,7 @@ def export_views(
     """
     chain = [s for s in read_chain(bundles) if s.until <= last_hour]
     for snapshot in chain:
-        if events.until(snapshot.until).digest() != snapshot.digest:
+        if events.until(snapshot.until).digest(catalogue) != snapshot.digest:
             raise LeakError(
                 f"snapshot {snapshot.bundle_id} has learned from other events than the log has until hour "
                 f"{snapshot.until}; it may know what came later: run `python -m training foundation --force`"
@@ -215,8 +215,8 @@ def train_foundation(
     workspace, steps, started_at = settings.workspace, Steps(), WallClock().now()
     with steps.step("read the log"):
         told("reading the log", 0, 1)
-        events, catalogue = read_events(settings)
-    manifest = _set_manifest(workspace, events, options)
+        events, catalogue = read_events(settings, workspace)
+    manifest = _set_manifest(workspace, events.digest(catalogue), events.num_events, options)
     published = None if options.is_forced else _unchanged(settings, manifest)
     if published is None:
         with steps.step("train upstream"):
@@ -235,19 +235,18 @@ def last_hour(workspace: Workspace) -> int:
     return int(-(-at.timestamp() // HOUR))
 
 
-def _set_manifest(workspace: Workspace, events: UserEvents, options: FoundationOptions) -> SetManifest:
+def _set_manifest(workspace: Workspace, events_digest: str, num_events: int, options: FoundationOptions) -> SetManifest:
     """What the model learns from, in the words of a training set."""
     config = asdict(options) | {"is_forced": False}
-    digest = content_hash([events.digest(), json.dumps(config, sort_keys=True), learning_code_id()], 16)
-    rows = {"train": events.num_events}
-    version = workspace.manifest().data_version
-    return SetManifest("foundation", digest, digest, "", version, events.num_events, rows, [], {}, config)
+    made_from = content_hash([events_digest, json.dumps(config, sort_keys=True), learning_code_id()], 16)
+    rows, version = {"train": num_events}, workspace.manifest().data_version
+    return SetManifest("foundation", events_digest, made_from, "", version, num_events, rows, [], {}, config)
 
 
 def _unchanged(settings: Settings, manifest: SetManifest) -> Published | None:
     folder = settings.workspace.bundles / "foundation"
     try:
-        if (folder / "made_from").read_text() != manifest.set_id:
+        if (folder / "made_from").read_text() != manifest.inputs_id:
             return None
         last = json.loads((folder / "last_training.json").read_text())
         last.pop("trained_from")
@@ -257,4 +256,4 @@ def _unchanged(settings: Settings, manifest: SetManifest) -> Published | None:
 
 
 def _remember(workspace: Workspace, manifest: SetManifest) -> None:
-    write_atomically(Path(workspace.bundles / "foundation" / "made_from"), manifest.set_id)
+    write_atomically(Path(workspace.bundles / "foundation" / "made_from"), manifest.inputs_id)

@@ -19,6 +19,7 @@ from core.errors import InputError
 from core.files import content_hash
 from core.schema import ENGAGEMENT_KINDS, HEADS
 from core.settings import Settings
+from core.workspace import Workspace
 from feature_repo.columns import Columns, columns_from_arrow
 from models.foundation import EVENT_FLAGS
 
@@ -88,10 +89,11 @@ class UserEvents:
             **{name: getattr(self, name)[keep] for name in _PER_EVENT},
         )
 
-    def digest(self) -> str:
+    def digest(self, catalogue: Catalogue) -> str:
         """Hash of who saw and did what and when."""
-        known = self.user_ids[np.diff(self.first) > 0]
-        parts = (known, np.diff(self.first)[np.diff(self.first) > 0], self.hour, self.at, self.post, self.flags)
+        counts = np.diff(self.first)
+        is_active = counts > 0
+        parts = (self.user_ids[is_active], counts[is_active], self.hour, self.at, catalogue.ids[self.post], self.flags)
         return content_hash([np.ascontiguousarray(part).tobytes() for part in parts], 16)
 
 
@@ -115,20 +117,20 @@ def reactions(events: UserEvents) -> NDArray[np.float32]:
     return labels
 
 
-def read_events(settings: Settings) -> tuple[UserEvents, Catalogue]:
-    """The whole log. Raises InputError for one without events."""
+def read_events(settings: Settings, workspace: Workspace) -> tuple[UserEvents, Catalogue]:
+    """The whole log of `workspace`. Raises InputError for one without events."""
     from events.read import connect, register_log
 
     connection = connect(settings)
     try:
-        register_log(connection, settings.workspace.log)
+        register_log(connection, workspace.log)
         catalogue = _catalogue(connection)
         users = connection.sql(_first_version("users", "user_id", "country, language, profile_codes")).to_arrow_table()
         rows = connection.sql(_EVENTS_SQL).to_arrow_table()
     finally:
         connection.close()
     if rows.num_rows == 0:
-        raise InputError(f"no impressions or engagements in {settings.workspace.log}; import or generate data first")
+        raise InputError(f"no impressions or engagements in {workspace.log}; import or generate data first")
     return _user_events(rows, users, catalogue.ids), catalogue
 
 

@@ -76,10 +76,10 @@ def encode_windows(
     seen = torch.from_numpy(place_WL.ravel())
     if not len(post_rows):  # of users who have seen nothing
         contents_PE, vectors_PD = (part.new_zeros(1, part.shape[1]) for part in (contents_PE, vectors_PD))
-    of_events = [part.index_select(0, seen).view(*rows_WL.shape, -1) for part in (contents_PE, vectors_PD)]
+    contents, vectors = (part.index_select(0, seen).view(*rows_WL.shape, -1) for part in (contents_PE, vectors_PD))
     flags = torch.from_numpy(np.where(is_event_WL, events.flags[rows_WL], 0))
-    before = np.maximum(rows_WL - 1, events.first[windows.of_user[chosen]][:, None])
+    before = np.where(is_event_WL, np.maximum(rows_WL - 1, events.first[windows.of_user[chosen]][:, None]), 0)
     gaps = torch.from_numpy(np.where(is_event_WL, events.at[rows_WL] - events.at[before], 0.0))
     side = users.take(torch.from_numpy(windows.of_user[chosen]))
-    states = module.states(side, *of_events, flag_columns(flags), gap_buckets(gaps))
+    states = module.states(side, contents, vectors, flag_columns(flags), gap_buckets(gaps))
     return states, vectors_PD, post_rows, encoded
