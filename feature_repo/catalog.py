@@ -242,7 +242,10 @@ VIEWS: dict[str, View] = {
 }
 """Views that the build computes from the log, by name."""
 
-FOUNDATION_DIM = 32
+FOUNDATION_HEADS = ("click", "like", "long_view")
+"""Engagements for which the foundation model exports a vector of the user."""
+
+FOUNDATION_DIM = 33
 """Width of the foundation model's vectors."""
 
 _EXPORTED = "at every export (`python -m training foundation`), for the whole history"
@@ -254,7 +257,12 @@ USER_FOUNDATION = View(
     _EXPORTED,
     "The foundation model's state of the user after everything seen and done.",
     (
-        FeatureField("vector", "floats", "the user's vector; with the post's, an affinity", FOUNDATION_DIM),
+        *(
+            FeatureField(
+                head, "floats", f"its product with the post's vector is the log odds of {head}", FOUNDATION_DIM
+            )
+            for head in FOUNDATION_HEADS
+        ),
         FeatureField("num_events", "float", "events of the user that the state has read"),
         FeatureField("weights_age_hours", "float", "from the last event the weights learned from to the row"),
     ),
@@ -267,7 +275,9 @@ POST_FOUNDATION = View(
     _EXPORTED,
     "The foundation model's vector of the post, made from what it is.",
     (
-        FeatureField("vector", "floats", "the post's vector, in the space of the users'", FOUNDATION_DIM),
+        FeatureField(
+            "vector", "floats", "the post's vector, in the space of the users'; its last entry is 1", FOUNDATION_DIM
+        ),
         FeatureField("weights_age_hours", "float", "from the last event the weights learned from to the row"),
     ),
 )

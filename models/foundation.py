@@ -124,6 +124,16 @@ class FoundationModel(nn.Module):
         logits_NH: Tensor = together_NH + self.reaction_user(users_ND) + self.reaction_post(posts_ND)
         return logits_NH
 
+    def exported_users(self, users_ND: Tensor, head: str) -> Tensor:
+        """Vectors [N, D + 1]; their product with an exported post: log odds of `head`, less the post's own part."""
+        at = HEADS.index(head)
+        own_N1 = self.reaction_user(users_ND)[:, at : at + 1] + self.reaction_post.bias[at]
+        return torch.cat([users_ND * self.reaction_HD[at], own_N1], dim=1)
+
+    def exported_posts(self, posts_PD: Tensor) -> Tensor:
+        """Vectors [P, D + 1]."""
+        return torch.cat([posts_PD, posts_PD.new_ones(len(posts_PD), 1)], dim=1)
+
     def directed(self, vectors_ND: Tensor) -> Tensor:
         """Unit vectors, scaled so that a product of two is a cosine over the learned temperature."""
         return F.normalize(vectors_ND, dim=1) * (-0.5 * self.log_temperature).exp()

@@ -21,7 +21,7 @@ from models.embeddings import EntryTables, PlainTables
 from models.encode import EncodedSide
 from models.features import SIDES, FeatureSpec, Side
 from models.history import TargetAttention
-from models.inputs import dense_width, embedding_pairs, indexed_rows
+from models.inputs import embedding_pairs, indexed_rows, plain_embeddings
 from models.request_grid import RequestGrid, request_grid
 from models.sequence import SequenceConfig
 
@@ -133,11 +133,12 @@ class Network(nn.Module):
         )
         self.pooled = {side: [f for f in spec.side(side) if f.is_indexed and not f.group] for side in SIDES}
         self.bins = nn.ModuleDict({side: NumericBins(spec.numeric_width(side)) for side in SIDES})
-        width = sum(dense_width(spec, side) + bins.width for side, bins in self.side_bins().items())
+        self.plain = {side: plain_embeddings(spec, side) for side in SIDES}
+        self.pairs = embedding_pairs(spec)
+        width = sum(spec.numeric_width(side) + bins.width for side, bins in self.side_bins().items())
+        width += sum(part.stop - part.start for parts in self.plain.values() for part in parts) + len(self.pairs)
         width += sum(f.dim for features in self.pooled.values() for f in features)
         width += sum(block.width for block in self.attention)  # type: ignore[misc]
-        self.pairs = embedding_pairs(spec)
-        width += sum(1 + of_user.stop - of_user.start for of_user, _ in self.pairs)
         self.cross = CrossLayers(width, config.cross_rank, config.num_cross_layers)
         self.experts = nn.ModuleList(_trunk(width, config) for _ in range(config.num_experts))
         heads, out = len(config.heads), config.trunk[-1]
@@ -156,7 +157,7 @@ class Network(nn.Module):
         parts += [block(vectors, rows, grid) for block in self.attention]
         for of_user, of_post in self.pairs:
             product_BD = grid.repeat(user.embeddings[:, of_user]) * post.embeddings[:, of_post]
-            parts += [product_BD, product_BD.sum(1, keepdim=True)]
+            parts.append(product_BD.sum(1, keepdim=True) * product_BD.shape[1] ** -0.5)
         x_BW = self.cross(torch.cat(parts, dim=1))
         return self._heads(x_BW)
 
@@ -166,7 +167,8 @@ class Network(nn.Module):
     def _side(
         self, side: Side, encoded: EncodedSide, vectors: Mapping[str, Tensor], rows: Mapping[str, Tensor]
     ) -> Tensor:
-        parts = [encoded.numeric, self.bins[side](encoded.numeric), encoded.embeddings]
+        parts = [encoded.numeric, self.bins[side](encoded.numeric)]
+        parts += [encoded.embeddings[:, part] for part in self.plain[side]]
         for f in self.pooled[side]:
             if f.kind == "categorical":
                 parts.append(vectors[f.name].squeeze(1))

@@ -63,7 +63,7 @@ def foundation_gain(settings: Settings, heads: Sequence[str], seeds: Sequence[in
     Raises InputError for a set without the vectors.
     """
     example_set = load_set(settings.workspace.training_sets, "second_stage")
-    if "user_foundation__vector" not in example_set.manifest.columns:
+    if "post_foundation__vector" not in example_set.manifest.columns:
         raise InputError(
             f"set {example_set.manifest.set_id} has no foundation vectors; run `python -m training foundation`, then "
             "`python -m training sets --set second_stage`"

@@ -41,6 +41,8 @@ class FoundationRun:
     )
     next_epochs: int = 2
     """Epochs of a training that starts from the weights of an earlier one."""
+    most_steps: int = 700
+    """Steps per epoch; a longer log has larger batches."""
     drawn_posts: int = 512
     """Posts of the catalogue that stand beside those of the batch in the softmax."""
     logq_power: float = 0.5
@@ -191,7 +193,8 @@ def fit_foundation(
     usable = has_events & ~is_left_out[windows.of_user]
     train = np.flatnonzero(usable & ~is_valid_user[windows.of_user])
     valid = np.flatnonzero(usable & is_valid_user[windows.of_user])[:VALIDATION_WINDOWS]
-    loop = run.loop if before is None else replace(run.loop, max_epochs=run.next_epochs)
+    loop = replace(run.loop, batch_size=max(run.loop.batch_size, len(train) // run.most_steps))
+    loop = loop if before is None else replace(loop, max_epochs=run.next_epochs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = FoundationModel(spec, run.network, is_training=True)

@@ -36,7 +36,7 @@ from training.publish import Findings, Published, publish
 from training.recipe_features import Widths, post_features, user_features
 from training.set_files import SetManifest
 from training.sets import set_configs
-from training.splits import is_held_out, time_split
+from training.splits import DAY_SECONDS, is_held_out, time_split
 
 CHAIN = "chain.json"
 LEAST_EVENTS = 1_000
@@ -92,7 +92,8 @@ def snapshot_hours(settings: Settings, num_snapshots: int) -> list[int]:
         (first,) = connection.execute(dated).fetchall()[0]
     finally:
         connection.close()
-    since = max(split.train_from, split.train_from if first is None else first)
+    # A day of dated events first: a history with imputed times may not tell of every kind.
+    since = max(split.train_from, split.train_from if first is None else first + DAY_SECONDS)
     return sorted({int(at // HOUR) for at in np.linspace(since, split.test_from, num_snapshots)})
 
 

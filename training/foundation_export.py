@@ -16,8 +16,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from core.schema import INSTANT
+from feature_repo.catalog import FOUNDATION_HEADS
 from models.bundle import FoundationBundle
 from models.encode import encode
 from training.foundation_events import HOUR, PUBLISHED_AFTER, Catalogue, UserEvents
@@ -70,7 +72,7 @@ def user_table(
     module, spec = segment.bundle.module, segment.bundle.spec
     windows = cut_windows(past, module.config.window)
     window, place = windows.locate(users, counts)
-    vectors = np.empty((len(users), module.config.dim), dtype=np.float32)
+    vectors = torch.empty(len(users), module.config.dim)
     side, nothing = encode(spec, "user", past.columns), np.empty(0, dtype=np.int64)
     posts = encode(spec, "post", catalogue.columns)
     wanted, of_wanted = np.unique(window, return_inverse=True)
@@ -80,10 +82,11 @@ def user_table(
         chosen, rows = wanted[number * WINDOW_BATCH : (number + 1) * WINDOW_BATCH], order[lo:hi]
         states, *_ = encode_windows(module, windows, chosen, side, posts, nothing)
         of_row = of_wanted[rows] - number * WINDOW_BATCH
-        vectors[rows] = module.user_vectors(states[torch.from_numpy(of_row), torch.from_numpy(place[rows])]).numpy()
+        vectors[rows] = module.user_vectors(states[torch.from_numpy(of_row), torch.from_numpy(place[rows])])
         told("vectors of users", number + 1, len(edges) - 1)
     found = {"user_id": pa.array(events.user_ids[users]), "num_events": pa.array(counts.astype(np.float32))}
-    return pa.table(found | _vectors(vectors, hours, segment))
+    found |= {head: _lists(module.exported_users(vectors, head)) for head in FOUNDATION_HEADS}
+    return pa.table(found | _clocks(hours, segment))
 
 
 @torch.inference_mode()
@@ -93,17 +96,19 @@ def post_table(catalogue: Catalogue, segment: Segment) -> pa.Table:
     hours = np.maximum(catalogue.from_hour[rows], segment.since)
     posts = encode(segment.bundle.spec, "post", catalogue.columns).take(torch.from_numpy(rows))
     batches = torch.split(torch.arange(len(rows)), POST_BATCH)
-    vectors = torch.cat([segment.bundle.module.posts(posts.take(batch))[1] for batch in batches]).numpy()
-    return pa.table({"post_id": pa.array(catalogue.ids[rows])} | _vectors(vectors, hours, segment))
+    module = segment.bundle.module
+    vectors = _lists(module.exported_posts(torch.cat([module.posts(posts.take(batch))[1] for batch in batches])))
+    return pa.table({"post_id": pa.array(catalogue.ids[rows]), "vector": vectors} | _clocks(hours, segment))
 
 
-def _vectors(vectors_ND: NDArray[np.float32], hours: NDArray[np.int64], segment: Segment) -> dict[str, pa.Array]:
-    """The columns that both views share."""
-    num_rows, dim = vectors_ND.shape
-    offsets = np.arange(num_rows + 1, dtype=np.int32) * dim
-    lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors_ND.ravel()))
+def _lists(vectors_ND: Tensor) -> pa.Array:
+    offsets = np.arange(len(vectors_ND) + 1, dtype=np.int32) * vectors_ND.shape[1]
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors_ND.contiguous().numpy().ravel()))
+
+
+def _clocks(hours: NDArray[np.int64], segment: Segment) -> dict[str, pa.Array]:
+    """The columns that both views share, of rows of these hours."""
     return {
-        "vector": lists,
         "weights_age_hours": pa.array((hours - segment.until).astype(np.float32)),
         "event_at": pa.array(hours * HOUR * 1_000_000).cast(INSTANT),
         "known_at": pa.array((hours * HOUR + PUBLISHED_AFTER) * 1_000_000).cast(INSTANT),

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.schema import CONTENT_DIM, HEADS, MEDIA_TYPES
-from feature_repo.catalog import CODES_LENGTH, FOUNDATION_DIM
+from feature_repo.catalog import CODES_LENGTH, FOUNDATION_DIM, FOUNDATION_HEADS
 from models.features import Feature, Side
 
 MIN_TABLE_ROWS = 64
@@ -193,9 +193,13 @@ def cross_features() -> list[Feature]:
 
 
 def foundation_features() -> list[Feature]:
-    """The foundation model's vectors of user and post, whose product the second stage reads too."""
+    """The foundation model's vectors, of which the second stage reads the products of user and post."""
+    users = [
+        Feature(f"user_foundation__{head}", "user", "embedding", dim=FOUNDATION_DIM, group="foundation")
+        for head in FOUNDATION_HEADS
+    ]
     return [
-        Feature("user_foundation__vector", "user", "embedding", dim=FOUNDATION_DIM, group="foundation"),
+        *users,
         Feature("user_foundation__num_events", "user", "numeric", "log1p"),
         Feature("post_foundation__vector", "post", "embedding", dim=FOUNDATION_DIM, group="foundation"),
     ]

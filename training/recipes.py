@@ -104,7 +104,7 @@ def second_stage(columns: Columns, name: str = "default", seed: int = 0, quick: 
         features.append(post_identity(columns, widths))
     else:  # Without the candidate's own vector the history's posts have nothing to be compared with.
         features = [f for f in features if f.name != "user_history__history_post_ids"]
-    if "user_foundation__vector" in columns:
+    if "post_foundation__vector" in columns:
         features += foundation_features()
     base = SecondStageRun(network=network)
     if len(post_keys) < SMALL_SET_ROWS:

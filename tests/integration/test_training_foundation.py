@@ -81,14 +81,14 @@ def test_the_offline_store_gives_the_row_known_at_each_instant(settings: Setting
     known = [round(r["known_at"].timestamp() * 1e6) for r in own]
     asked = [known[0] - 1, *known, known[-1] + 3_600_000_000]
     found = joined_features(settings.workspace, entity_rows(settings, asked, busiest), FOUNDATION_SERVICE)
-    vectors, counts = found["user_foundation__vector"], found["user_foundation__num_events"]
+    vectors, counts = found["user_foundation__click"], found["user_foundation__num_events"]
     assert vectors.shape == (len(asked), FOUNDATION_DIM)
     assert not vectors[0].any()
     assert np.isnan(counts[0])
-    assert np.array_equal(vectors[1:-1], np.array([r["vector"] for r in own], dtype=np.float32))
+    assert np.array_equal(vectors[1:-1], np.array([r["click"] for r in own], dtype=np.float32))
     assert counts[1:].tolist() == [*(r["num_events"] for r in own), own[-1]["num_events"]]
     stranger = joined_features(settings.workspace, entity_rows(settings, known, 10**9), FOUNDATION_SERVICE)
-    assert not stranger["user_foundation__vector"].any()
+    assert not stranger["user_foundation__click"].any()
 
 
 def test_rows_are_known_after_their_hour_and_younger_than_their_weights(settings: Settings) -> None:
@@ -138,16 +138,16 @@ def test_online_values_are_the_newest_rows_and_follow_a_new_export(settings: Set
         rows = entity_rows(settings, until, 0).set_column(0, "user_id", pa.array(users))
         offline = joined_features(settings.workspace, rows, FOUNDATION_SERVICE)
         online = OnlineFeatures(settings.workspace).read("user", users, ["user_foundation"])
-        assert np.array_equal(online["user_foundation__vector"], offline["user_foundation__vector"])
+        assert np.array_equal(online["user_foundation__click"], offline["user_foundation__click"])
         # Other weights: the same instants with other values must reach Redis too.
         view = "user_foundation"
         columns = EXPORTED_VIEWS[view].columns
         table = pq.read_table(settings.workspace.features / view, columns=list(columns))
-        doubled = pa.array([[2 * x for x in v] for v in table["vector"].to_pylist()])
-        write_export(settings.workspace, view, table.set_column(1, "vector", doubled), "others")
+        doubled = pa.array([[2 * x for x in v] for v in table["click"].to_pylist()])
+        write_export(settings.workspace, view, table.set_column(1, "click", doubled), "others")
         materialize(settings.workspace, clock)
         again = OnlineFeatures(settings.workspace).read("user", users, [view])
-        assert np.array_equal(again[f"{view}__vector"], 2 * offline[f"{view}__vector"])
+        assert np.array_equal(again[f"{view}__click"], 2 * offline[f"{view}__vector"])
     finally:
         stop_redis(settings.workspace)
     with pytest.raises(InputError, match="expected some of"):

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from core.schema import HEADS
+from feature_repo.catalog import FOUNDATION_HEADS
 from models.bundle import load_bundle
 from models.encode import encode
 from models.foundation import FoundationConfig, FoundationModel
@@ -79,9 +81,10 @@ def test_what_comes_later_changes_no_exported_row(tmp_path):
     assert len(known[0]) == 6 * 14
     # The same sums in batches of other shapes differ in their last bits.
     for mine, theirs in zip(*known, strict=True):
-        assert np.allclose(mine.pop("vector"), theirs.pop("vector"), atol=1e-5)
+        for head in FOUNDATION_HEADS:
+            assert np.allclose(mine.pop(head), theirs.pop(head), atol=1e-5)
         assert mine == theirs
-    assert not np.allclose(rows[0][-1]["vector"], rows[1][-1]["vector"], atol=1e-2)
+    assert not np.allclose(rows[0][-1]["click"], rows[1][-1]["click"], atol=1e-2)
 
 
 def test_a_row_reads_all_that_was_visible_by_its_hour(tmp_path):
@@ -93,7 +96,7 @@ def test_a_row_reads_all_that_was_visible_by_its_hour(tmp_path):
         part = user_table(events.until(hour), catalogue, Segment(bundle, hour - 1, hour, hour + 1)).to_pylist()
         alone = next(r for r in part if r["user_id"] == row["user_id"])
         assert row["num_events"] == alone["num_events"] == hour + 1
-        assert np.allclose(row["vector"], alone["vector"], atol=1e-5)
+        assert np.allclose(row["click"], alone["click"], atol=1e-5)
 
 
 def test_a_snapshot_makes_rows_only_after_what_it_learned(tmp_path):
@@ -119,8 +122,8 @@ def test_a_user_without_events_has_the_start_state(tmp_path):
     found = {(r["user_id"], int(r["event_at"].timestamp()) // 3600): r for r in rows}
     assert sorted(found) == [(0, 4), (1, 4), (2, 9)]
     assert found[0, 4]["num_events"] == found[2, 9]["num_events"] == 0
-    assert found[0, 4]["vector"] == pytest.approx(found[2, 9]["vector"], abs=1e-6)
-    assert np.linalg.norm(found[0, 4]["vector"]) > 0
+    assert found[0, 4]["click"] == pytest.approx(found[2, 9]["click"], abs=1e-6)
+    assert np.linalg.norm(found[0, 4]["click"]) > 0
 
 
 def test_unseen_posts_and_creators_have_vectors_of_their_own(tmp_path):
@@ -129,7 +132,7 @@ def test_unseen_posts_and_creators_have_vectors_of_their_own(tmp_path):
     later = catalogue_of(np.arange(400) % 4)
     table = post_table(later, Segment(bundle, 3, 4, 12))
     vectors = np.array(table["vector"].to_pylist())
-    assert vectors.shape == (400, NETWORK.dim)
+    assert vectors.shape == (400, NETWORK.dim + 1)
     assert len(np.unique(vectors.round(6), axis=0)) > 300
 
 
@@ -138,3 +141,12 @@ def test_the_digest_tells_any_change_of_the_past():
     changed = replace(events, flags=np.where(np.arange(30) == 4, CLICKED + 2, events.flags))
     assert events.until(3).digest(catalogue) == changed.until(3).digest(catalogue)
     assert events.until(4).digest(catalogue) != changed.until(4).digest(catalogue)
+
+
+def test_products_of_exported_vectors_are_the_log_odds_of_the_head(tmp_path):
+    module = untrained(cycling_users(2, 8), catalogue_of(TOPICS), tmp_path).module
+    users, posts = torch.randn(2, 5, NETWORK.dim, generator=torch.Generator().manual_seed(0))
+    logits, own = module.reactions(users, posts), posts @ module.reaction_post.weight.T
+    for head in FOUNDATION_HEADS:
+        product = (module.exported_users(users, head) * module.exported_posts(posts)).sum(1)
+        assert torch.allclose(product, (logits - own)[:, HEADS.index(head)], atol=1e-5)
