@@ -32,7 +32,7 @@ def embedding_pairs(spec: FeatureSpec) -> list[tuple[slice, slice]]:
 
     Raises ValueError for a group that has not some of users and one of posts, of equal width.
     """
-    of_user, of_post = (embedding_places(spec, side) for side in ("user", "post"))  # type: ignore[arg-type]
+    of_user, of_post = (embedding_places(spec, side) for side in ("user", "post"))
     pairs = []
     for group in dict.fromkeys(f.group for f in spec.features if f.kind == "embedding" and f.group):
         members = [f for f in spec.features if f.kind == "embedding" and f.group == group]

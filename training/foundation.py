@@ -9,11 +9,9 @@ before, makes the rows after the instant until which it learned (`foundation_exp
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,8 +29,7 @@ from training.fit_foundation import FoundationRun, Material, fit_foundation
 from training.foundation_events import HOUR, Catalogue, UserEvents, read_events
 from training.foundation_export import post_table, segments, user_table
 from training.loop import FittedModel
-from training.provenance import learning_code_id
-from training.publish import Findings, Published, publish
+from training.publish import Findings, Published, publish, training_id, unchanged
 from training.recipe_features import Widths, post_features, user_features
 from training.set_files import SetManifest
 from training.sets import set_configs
@@ -116,10 +113,10 @@ def _with_room(feature: Feature) -> Feature:
     return replace(feature, num_rows=GROWTH * feature.num_rows) if feature.table == "creator" else feature
 
 
-def train_chain(
-    settings: Settings, events: UserEvents, catalogue: Catalogue, options: FoundationOptions, told: Told
-) -> tuple[list[Snapshot], FittedModel, dict[str, Any]]:
-    """The snapshots as bundles on disk, the last one's fit, and the run's config. Raises InputError for a short log."""
+def foundation_run(
+    settings: Settings, options: FoundationOptions, events: UserEvents
+) -> tuple[FoundationRun, list[int]]:
+    """What every snapshot is trained by, and until which hours. Raises InputError for a log too short for any."""
     hours = [h for h in snapshot_hours(settings, options.snapshots) if events.until(h).num_events >= LEAST_EVENTS]
     if not hours:
         raise InputError(
@@ -127,12 +124,23 @@ def train_chain(
             "needs a longer log"
         )
     run = FoundationRun()
-    if options.is_quick:
-        run = replace(run, loop=replace(run.loop, max_epochs=1), next_epochs=1)
-    is_world = settings.workspace.manifest().kind == "world"
+    return (replace(run, loop=replace(run.loop, max_epochs=1), next_epochs=1) if options.is_quick else run), hours
+
+
+def train_chain(
+    settings: Settings,
+    events: UserEvents,
+    catalogue: Catalogue,
+    run: FoundationRun,
+    hours: Sequence[int],
+    seed: int,
+    told: Told,
+) -> tuple[list[Snapshot], FittedModel]:
+    """The snapshots, one per hour of `hours`, as bundles on disk, and the last one's fit."""
+    workspace = settings.workspace
+    is_world = workspace.manifest().kind == "world"
     is_left_out = is_held_out(events.user_ids) if is_world else np.zeros(len(events.user_ids), dtype=bool)
     spec = foundation_spec(events, catalogue, hours[0])
-    folder = settings.workspace.bundles / "foundation"
     module: FoundationModel | None = None
     chain: list[Snapshot] = []
     for number, until in enumerate(hours, start=1):
@@ -141,23 +149,19 @@ def train_chain(
         def step(done: int, total: int, number: int = number) -> None:
             told(f"snapshot {number} of {len(hours)}", done, total)
 
-        rest = (module, options.seed, step, settings.num_threads)
-        module, history = fit_foundation(material, spec, run, is_left_out, *rest)
-        metrics = {name.removeprefix("valid_"): value for name, value in _best(history).items() if "valid_" in name}
+        module, history = fit_foundation(material, spec, run, is_left_out, module, seed, step, settings.num_threads)
+        best = min(history, key=lambda entry: entry["valid_loss"])
+        metrics = {name.removeprefix("valid_"): value for name, value in best.items() if "valid_" in name}
         fitted = FittedModel("foundation", module, spec, run.network, (), (), history, metrics)
         digest = material.windows.events.digest(catalogue)
         versions = {
-            "data_version": settings.workspace.manifest().data_version,
+            "data_version": workspace.manifest().data_version,
             "events_until_hour": str(until),
             "events_digest": digest,
         }
-        chain.append(Snapshot(fitted.save(folder, versions).name, until, digest))
-    write_atomically(folder / CHAIN, json.dumps([asdict(s) for s in chain], indent=1))
-    return chain, fitted, asdict(run) | {"name": "default", "seed": options.seed, "hours": hours}
-
-
-def _best(history: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
-    return min(history, key=lambda entry: entry["valid_loss"])
+        chain.append(Snapshot(fitted.save(workspace.bundles / "foundation", versions).name, until, digest))
+    write_atomically(workspace.bundles / "foundation" / CHAIN, json.dumps([asdict(s) for s in chain], indent=1))
+    return chain, fitted
 
 
 def read_chain(workspace: Workspace) -> list[Snapshot]:
@@ -217,14 +221,15 @@ def train_foundation(
     with steps.step("read the log"):
         told("reading the log", 0, 1)
         events, catalogue = read_events(settings, workspace)
-    manifest = _set_manifest(workspace, events.digest(catalogue), events.num_events, options)
-    published = None if options.is_forced else _unchanged(settings, manifest)
+    run, hours = foundation_run(settings, options, events)
+    config = asdict(run) | {"name": "default", "seed": options.seed, "hours": hours}
+    manifest = _set_manifest(workspace, events, catalogue)
+    published = None if options.is_forced else unchanged(settings, "foundation", training_id(config, manifest))
     if published is None:
         with steps.step("train upstream"):
-            chain, fitted, config = train_chain(settings, events, catalogue, options, told)
+            chain, fitted = train_chain(settings, events, catalogue, run, hours, options.seed, told)
             bundle = workspace.bundles / "foundation" / chain[-1].bundle_id
             published = publish(settings, fitted, config, manifest, bundle, Findings(started_at))
-            _remember(workspace, manifest)
     with steps.step("export and backfill"):
         exports = export_views(workspace, workspace, events, catalogue, last_hour(workspace), told)
     return published, exports, steps
@@ -236,25 +241,8 @@ def last_hour(workspace: Workspace) -> int:
     return int(-(-at.timestamp() // HOUR))
 
 
-def _set_manifest(workspace: Workspace, events_digest: str, num_events: int, options: FoundationOptions) -> SetManifest:
+def _set_manifest(workspace: Workspace, events: UserEvents, catalogue: Catalogue) -> SetManifest:
     """What the model learns from, in the words of a training set."""
-    config = asdict(options) | {"is_forced": False}
-    made_from = content_hash([events_digest, json.dumps(config, sort_keys=True), learning_code_id()], 16)
-    rows, version = {"train": num_events}, workspace.manifest().data_version
-    return SetManifest("foundation", events_digest, made_from, "", version, num_events, rows, [], {}, config)
-
-
-def _unchanged(settings: Settings, manifest: SetManifest) -> Published | None:
-    folder = settings.workspace.bundles / "foundation"
-    try:
-        if (folder / "made_from").read_text() != manifest.inputs_id:
-            return None
-        last = json.loads((folder / "last_training.json").read_text())
-        last.pop("trained_from")
-        return Published(**{**last, "is_new": False})
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _remember(workspace: Workspace, manifest: SetManifest) -> None:
-    write_atomically(Path(workspace.bundles / "foundation" / "made_from"), manifest.inputs_id)
+    digest, rows = events.digest(catalogue), {"train": events.num_events}
+    version = workspace.manifest().data_version
+    return SetManifest("foundation", digest, digest, "", version, events.num_events, rows, [], {}, {})
