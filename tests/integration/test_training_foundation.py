@@ -147,7 +147,7 @@ def test_online_values_are_the_newest_rows_and_follow_a_new_export(settings: Set
         write_export(settings.workspace, view, table.set_column(1, "click", doubled), "others")
         materialize(settings.workspace, clock)
         again = OnlineFeatures(settings.workspace).read("user", users, [view])
-        assert np.array_equal(again[f"{view}__click"], 2 * offline[f"{view}__vector"])
+        assert np.array_equal(again[f"{view}__click"], 2 * offline[f"{view}__click"])
     finally:
         stop_redis(settings.workspace)
     with pytest.raises(InputError, match="expected some of"):
