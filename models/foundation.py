@@ -37,7 +37,7 @@ class FoundationConfig:
     """Shape of the network. `encoder.length` is one start token and the events of a window."""
 
     encoder: SequenceConfig = field(
-        default_factory=lambda: SequenceConfig("transformer", dim=64, length=257, num_layers=1, dropout=0.1)
+        default_factory=lambda: SequenceConfig("transformer", dim=64, length=65, num_layers=1, dropout=0.1)
     )
     dim: int = 32
     hidden: int = 128

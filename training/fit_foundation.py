@@ -36,7 +36,7 @@ class FoundationRun:
     network: FoundationConfig = field(default_factory=FoundationConfig)
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            batch_size=8, max_epochs=4, learning_rate=1e-3, table_learning_rate=0.005, patience=3
+            batch_size=16, max_epochs=4, learning_rate=1e-3, table_learning_rate=0.005, patience=3
         )
     )
     next_epochs: int = 2
