@@ -21,9 +21,9 @@ from training.foundation_windows import cut_windows, encode_windows
 from training.loop import FittedModel, LoopConfig
 
 NETWORK = FoundationConfig(
-    SequenceConfig("transformer", dim=16, length=17, num_layers=1, dropout=0.0), dim=8, hidden=16
+    SequenceConfig("transformer", dim=32, length=17, num_layers=1, dropout=0.0), dim=8, hidden=16
 )
-LOOP = LoopConfig(batch_size=8, max_epochs=12, learning_rate=5e-3, table_learning_rate=0.02, validations_per_epoch=1)
+LOOP = LoopConfig(batch_size=8, max_epochs=12, learning_rate=1e-2, table_learning_rate=0.02, validations_per_epoch=1)
 RUN = FoundationRun(NETWORK, replace(LOOP, patience=12), drawn_posts=16)
 TOPICS = np.arange(32) % 4
 
