@@ -153,6 +153,12 @@ $(S)/second-stage: $(S)/sets $(wildcard models/*.py training/*second_stage.py tr
 	$(PY) -m training second-stage
 	@touch $@
 
+.PHONY: foundation
+foundation: $(S)/apply ## foundation user model: train, export point-in-time as views, second stage on its vectors
+	$(PY) -m training foundation --downstream
+	$(PY) -m validation features
+	$(PY) -m feature_repo materialize
+
 .PHONY: index
 index: $(S)/index ## FAISS index and serving's snapshot of the log
 

@@ -13,6 +13,7 @@ from tempfile import mkdtemp
 from core.errors import MissingStageError
 from core.settings import Settings
 from core.workspace import Workspace
+from feature_repo.exported import read_exports
 from serving.draw_candidates import draw
 from training.index import build_index
 from training.sets import build_set, set_configs
@@ -60,7 +61,8 @@ def share(source: Workspace, scratch: Workspace) -> None:
 def _train(scratch: Settings, seed: int, say: Say) -> None:
     """The stages of the pipeline that depend on the seed, in its order."""
     options = TrainOptions(seed=seed)
-    configs = set_configs(scratch.workspace.manifest())
+    has_foundation = "user_foundation" in read_exports(scratch.workspace)
+    configs = set_configs(scratch.workspace.manifest(), has_foundation=has_foundation)
     for kind in ("retrieval", "second_stage"):
         say(f"training {kind}")
         build_set(scratch, configs[kind], _silent)  # the shared one, unless what recipes read has changed since

@@ -95,9 +95,12 @@ def sets(
     """Join sampled impressions with the features known at their serve time."""
     with _told() as settings:
         from core.errors import ConfigError
+        from feature_repo.exported import read_exports
         from training.sets import build_set, set_configs
 
-        configs = set_configs(settings.workspace.manifest(), max_rows or (60_000 if quick else None), seed)
+        has_foundation = "user_foundation" in read_exports(settings.workspace)
+        rows = max_rows or (60_000 if quick else None)
+        configs = set_configs(settings.workspace.manifest(), rows, seed, has_foundation)
         unknown = sorted(set(only or ()) - set(configs))
         if unknown:
             raise ConfigError(f"no training set {', '.join(unknown)}; there are {', '.join(configs)}")
@@ -190,6 +193,71 @@ def first_stage(recipe: RecipeName = "default", seed: Seed = 0, quick: Quick = F
         with _bar("Joining first_stage") as bar:
             build_set(settings, config, bar, is_forced=force)
     _train("first_stage", recipe, seed, quick, force)
+
+
+@app.command()
+def foundation(
+    snapshots: Annotated[int, typer.Option(min=1, help="Trainings along history; each makes the rows after it.")] = 4,
+    downstream: Annotated[
+        bool, typer.Option("--downstream", help="Then join the second stage's set with the vectors and train on it.")
+    ] = False,
+    seed: Seed = 0,
+    quick: Quick = False,
+    force: Force = False,
+) -> None:
+    """Train the foundation user model and export its vectors point-in-time as feature views."""
+    with _told() as settings:
+        from training.foundation import FoundationOptions, train_foundation
+        from training.foundation_downstream import train_downstream
+
+        options = FoundationOptions(snapshots, seed, quick, force)
+        with _bar("Foundation") as bar:
+            published, exports, steps = train_foundation(settings, options, bar.at)
+            if downstream:
+                second = train_downstream(settings, seed, quick, steps, bar.at)
+        table = Table("step", "seconds", title="From the log to a model that reads the vectors")
+        for step, seconds in steps.seconds.items():
+            table.add_row(step, f"{seconds:,.1f}")
+        console.print(table)
+        state = "trained" if published.is_new else "unchanged since the last training"
+        console.print(f"foundation {published.bundle_id} {state} ({published.reason})")
+        result: dict[str, object] = {"kind": "foundation", "bundle_id": published.bundle_id, "is_new": published.is_new}
+        result |= {"rows": {view: done.rows for view, done in exports.items()}, "seconds": steps.seconds}
+        result["metrics"] = {name: round(value, 5) for name, value in sorted(published.metrics.items())}
+        if downstream:
+            result["second_stage"] = {"bundle_id": second.bundle_id, "is_champion": second.is_champion}
+        _result(result)
+
+
+@app.command("foundation-gain")
+def foundation_gain(
+    heads: Annotated[
+        list[str] | None, typer.Option("--head", help="Heads to judge; default the frequent ones.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of the second stage each way.")] = 1,
+) -> None:
+    """Train the second stage with and without the foundation's vectors on the same rows, and compare."""
+    with _told() as settings:
+        from training.compare_foundation import WAYS
+        from training.compare_foundation import foundation_gain as compare
+        from training.evaluate import frequent_heads
+        from training.set_files import load_set
+
+        chosen = tuple(heads) if heads else frequent_heads(load_set(settings.workspace.training_sets, "second_stage"))
+        with _bar("Second stage") as bar:
+            gain = compare(settings, chosen, range(seeds), bar.says)
+        table = Table("rows of", "head", "metric", *WAYS, "gain", "spread", title="Second stage")
+        said: dict[str, object] = {}
+        for group, rows in gain.rows.items():
+            for name in (f"{kind}_{head}" for head in chosen for kind in ("auc", "ne", "gauc")):
+                without, with_ = (gain.mean(group, way, name) for way in WAYS)
+                spread = gain.spread(group, name)
+                cells = (f"{without:.4f}", f"{with_:.4f}", f"{with_ - without:+.4f}", f"{spread:.4f}")
+                kind, _, head = name.partition("_")
+                table.add_row(f"{group} ({rows:,})", head, kind, *cells)
+                said[f"{group}/{name}"] = [round(without, 5), round(with_, 5)]
+        console.print(table)
+        _result({"rows": dict(gain.rows), "seeds": seeds, "without_with": said})
 
 
 def _train(

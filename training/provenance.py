@@ -22,6 +22,7 @@ LEARNING = (
     "balancing",
     "hard_negatives",
     "processes",
+    "foundation*",
 )
 
 

@@ -25,6 +25,7 @@ from training.loop import LoopConfig
 from training.recipe_features import (
     Widths,
     cross_features,
+    foundation_features,
     post_features,
     post_identity,
     semantic_features,
@@ -112,6 +113,8 @@ def second_stage(columns: Columns, name: str = "default", seed: int = 0, quick: 
     else:  # Without the candidate's own vector the history's posts have nothing to be compared with.
         features = [f for f in features if f.name != "user_history__history_post_ids"]
     features += _semantic(name, widths)
+    if "post_foundation__vector" in columns:
+        features += foundation_features()
     base = SecondStageRun(network=network)
     if len(post_keys) < SMALL_SET_ROWS:
         small = replace(base.loop, batch_size=256, learning_rate=1e-3, table_learning_rate=0.02)

@@ -16,6 +16,7 @@ from core.errors import FeatureStoreError, InputError, MissingStageError
 from core.files import content_hash
 from core.settings import Settings
 from core.workspace import DatasetManifest, Workspace
+from feature_repo.catalog import ALL_VIEWS, VIEWS
 from training.example_rows import (
     CONTEXT_TEXTS,
     LABELS,
@@ -38,6 +39,9 @@ from training.set_files import (
 )
 from training.splits import SPLITS, SplitConfig, time_split
 from training.user_rows import is_of_user, once_per_request, user_row_of
+
+FOUNDATION_SERVICE = "second_stage_v2"
+"""The feature service that reads exported views."""
 
 Columns = dict[str, NDArray[Any]]
 Progress = Callable[[int, int], None]
@@ -74,8 +78,12 @@ class SetConfig:
     split: SplitConfig = field(default_factory=SplitConfig)
 
 
-def set_configs(manifest: DatasetManifest, max_rows: int | None = None, seed: int = 0) -> dict[str, SetConfig]:
+def set_configs(
+    manifest: DatasetManifest, max_rows: int | None = None, seed: int = 0, has_foundation: bool = False
+) -> dict[str, SetConfig]:
     """The three sets for this data: second_stage, retrieval, first_stage.
+
+    `has_foundation`: the second stage also reads what the foundation model exported.
 
     World: whole requests sampled down to what one machine joins and learns in minutes; held-out users left out.
     Imported logs: every row and every user; the last two days test, the day before calibrates and stops training.
@@ -86,10 +94,10 @@ def set_configs(manifest: DatasetManifest, max_rows: int | None = None, seed: in
 
     base = SetConfig(
         "second_stage",
-        "second_stage_v1",
+        FOUNDATION_SERVICE if has_foundation else "second_stage_v1",
         "impressions",
         rows,
-        columns=recipe_columns(has_crosses=True),
+        columns=recipe_columns(has_crosses=True, has_foundation=has_foundation),
         is_held_out_excluded=is_world,
         seed=seed,
         split=split,
@@ -107,7 +115,8 @@ def set_configs(manifest: DatasetManifest, max_rows: int | None = None, seed: in
 def inputs_id(workspace: Workspace, config: SetConfig) -> str:
     """Hash of the configuration, the data version and the state of the feature tables and log that a set reads."""
     tables = READS[config.rows]
-    folders = [workspace.features, *(workspace.log / table for table in tables)]
+    views = ALL_VIEWS if config.service == FOUNDATION_SERVICE else VIEWS
+    folders = [*(workspace.features / view for view in views), *(workspace.log / table for table in tables)]
     state = [
         f"{file.relative_to(workspace.root)} {(status := file.stat()).st_size} {status.st_mtime_ns}"
         for folder in folders

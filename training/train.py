@@ -62,6 +62,8 @@ class TrainOptions:
     """Bytes within which tables of ids get rows without collisions; None leaves them as the recipe has them."""
     upsampled: str = ""
     """Column of an entity whose rare members' rows are repeated; "" for none."""
+    without_views: tuple[str, ...] = ()
+    """Views whose features the model does not get, to see what they bring."""
 
 
 def train_stage(
@@ -115,7 +117,8 @@ def _prepared(example_set: ExampleSet, kind: Kind, options: TrainOptions) -> tup
     if options.table_megabytes is not None:
         plan = planned_tables(recipe.features, train.columns, options.table_megabytes)
         recipe = replace(recipe, features=with_plan(recipe.features, plan))
-    return train, validation, replace(recipe, upsampled=options.upsampled)
+    kept = tuple(f for f in recipe.features if f.name.partition("__")[0] not in options.without_views)
+    return train, validation, replace(recipe, features=kept, upsampled=options.upsampled)
 
 
 def planned_tables(features: Sequence[Feature], columns: Columns, megabytes: float) -> dict[str, TablePlan]:

@@ -18,7 +18,7 @@ from core.settings import Settings
 from core.workspace import Workspace
 from feature_repo import link as link_module
 from feature_repo.build import build_features
-from feature_repo.catalog import CROSS_VIEW, ENTITY_VIEWS, FIELDS, VIEWS
+from feature_repo.catalog import ALL_VIEWS, CROSS_VIEW, ENTITY_VIEWS, FIELDS
 from feature_repo.columns import Columns, columns_from_arrow, null_columns
 from feature_repo.crosses import cross_features
 from feature_repo.describe import num_features
@@ -123,7 +123,7 @@ def test_the_fast_online_read_equals_feasts_own(workspace: Workspace) -> None:
     fast = OnlineFeatures(workspace)
     for entity, key in (("user", "user_id"), ("post", "post_id"), ("creator", "creator_id")):
         ids = [0, 1, 2, 999]
-        refs = [f"{view}:{f.name}" for view in ENTITY_VIEWS[entity] for f in VIEWS[view].fields]
+        refs = [f"{view}:{f.name}" for view in ENTITY_VIEWS[entity] for f in ALL_VIEWS[view].fields]
         response = store.get_online_features(refs, [{key: i} for i in ids], full_feature_names=True).to_dict()
         columns = fast.read(entity, np.array(ids))
         for name, values in columns.items():
@@ -141,7 +141,7 @@ def test_the_fast_online_read_equals_feasts_own(workspace: Workspace) -> None:
 
 def test_an_unknown_id_reads_as_null_and_no_ids_as_no_rows(workspace: Workspace) -> None:
     online = OnlineFeatures(workspace)
-    names = [f"{view}__{f.name}" for view in ENTITY_VIEWS["post"] for f in VIEWS[view].fields]
+    names = [f"{view}__{f.name}" for view in ENTITY_VIEWS["post"] for f in ALL_VIEWS[view].fields]
     assert_columns_equal(online.read("post", np.array([10**12])), null_columns(names, 1))
     assert_columns_equal(online.read("post", np.array([], dtype=np.int64)), null_columns(names, 0))
     with pytest.raises(ValueError, match="not about a post"):
@@ -201,7 +201,7 @@ def test_feasts_redis_format_is_one_line_away_and_agrees(
     store = open_feature_store(workspace)
     store.materialize(END - timedelta(days=3650), END, feature_views=["user_profile"])
     packed.materialize(END - timedelta(days=3650), END, feature_views=["user_profile"])
-    refs = [f"user_profile:{f.name}" for f in VIEWS["user_profile"].fields]
+    refs = [f"user_profile:{f.name}" for f in ALL_VIEWS["user_profile"].fields]
     rows = {"user_id": [*range(10)]}
     assert store.get_online_features(refs, rows).to_dict() == packed.get_online_features(refs, rows).to_dict()
     with pytest.raises(ConfigError, match="PackedOnlineStore"):
@@ -283,7 +283,7 @@ def test_there_are_at_least_sixty_features_and_every_view_says_whose_it_is(works
     store = open_feature_store(workspace)
     assert num_features() >= 60
     views = [*store.list_batch_feature_views(), *store.list_on_demand_feature_views()]
-    assert len(views) == len(VIEWS) + 1
+    assert len(views) == len(ALL_VIEWS) + 1
     assert all(v.description and v.owner and {"grain", "freshness", "owner"} <= set(v.tags) for v in views)
 
 
