@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from core.errors import FeatureStoreError, InputError, MissingStageError
 from core.files import content_hash
+from core.held_out import test_days
 from core.settings import Settings
 from core.workspace import DatasetManifest, Workspace
 from training.example_rows import (
@@ -23,6 +24,7 @@ from training.example_rows import (
     assign_candidate_split,
     candidate_rows,
     impression_rows,
+    taught_candidates,
 )
 from training.examples import CANDIDATE_RANK, CANDIDATE_SCORE
 from training.provenance import code_id
@@ -40,6 +42,7 @@ from training.splits import SPLITS, SplitConfig, time_split
 from training.user_rows import is_of_user, once_per_request, user_row_of
 
 Columns = dict[str, NDArray[Any]]
+LEFT_OUT = -1
 Progress = Callable[[int, int], None]
 """Told (rows done, rows in all) as a set is joined."""
 
@@ -81,7 +84,8 @@ def set_configs(manifest: DatasetManifest, max_rows: int | None = None, seed: in
     Imported logs: every row and every user; the last two days test, the day before calibrates and stops training.
     """
     is_world = manifest.kind == "world"
-    split = SplitConfig() if is_world else SplitConfig(0.0, validation_days=0.0, calibration_days=1.0, test_days=2.0)
+    last_days = test_days(manifest.kind)
+    split = SplitConfig(test_days=last_days) if is_world else SplitConfig(0.0, 0.0, 1.0, last_days)
     rows = max_rows or 400_000
 
     base = SetConfig(
@@ -100,7 +104,13 @@ def set_configs(manifest: DatasetManifest, max_rows: int | None = None, seed: in
         "retrieval": replace(
             towers, name="retrieval", service="retrieval_v1", rows="engaged", negatives_per_positive=1.0
         ),
-        "first_stage": replace(towers, name="first_stage", service="first_stage_v1", rows="candidates"),
+        "first_stage": replace(
+            towers,
+            name="first_stage",
+            service="first_stage_v1",
+            rows="candidates",
+            max_rows=max_rows or 2_000_000,
+        ),
     }
 
 
@@ -200,6 +210,7 @@ def _rows(settings: Settings, config: SetConfig) -> tuple[pa.Table, NDArray[np.i
         if config.rows == "candidates":
             rows = candidate_rows(connection, config.max_rows, config.seed)
             part = assign_candidate_split(rows)
+            part[~taught_candidates(rows, part, config.seed)] = LEFT_OUT
         else:
             query = RowQuery(config.max_rows, config.negatives_per_positive, config.is_held_out_excluded, config.seed)
             rows = impression_rows(connection, split, query)
