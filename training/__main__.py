@@ -251,7 +251,7 @@ def survival(
 
         with _bar("Survival") as bar:
             found = measure_survival(settings, bar.says, seeds)
-        wide = console if console.is_terminal else Console(stderr=True, width=150)
+        wide = console if console.is_terminal else Console(stderr=True, width=180)
         for table in record_survival(settings, found):
             wide.print(table)
         if line := target_line(found):

@@ -29,7 +29,14 @@ class FirstStageRun:
 
     network: FirstStageConfig = field(default_factory=lambda: FirstStageConfig(TowerConfig(hidden=(128, 64))))
     loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(max_epochs=8, learning_rate=3e-3, validations_per_epoch=1, patience=2)
+        default_factory=lambda: LoopConfig(
+            batch_size=8192,
+            max_epochs=15,
+            learning_rate=3e-3,
+            table_learning_rate=0.02,
+            validations_per_epoch=1,
+            patience=5,
+        )
     )
     """`batch_size` counts candidates; whole requests are batched."""
     pointwise_weight: float = 1.0
