@@ -170,7 +170,7 @@ $(S)/index: $(S)/retrieval training/index.py serving/snapshot_build.py
 .PHONY: candidates
 candidates: $(S)/candidates ## requests ranked in full, from which the first stage learns
 
-$(S)/candidates: $(S)/index $(S)/second-stage $(S)/materialize serving/draw_candidates.py
+$(S)/candidates: $(S)/index $(S)/second-stage $(S)/materialize serving/draw_candidates.py serving/draw_requests.py
 	$(PY) -m serving draw-candidates
 	@touch $@
 
@@ -193,6 +193,7 @@ refresh: | $(VENV)/.installed ## the hourly job: posted events into log, feature
 .PHONY: evaluate
 evaluate: $(VENV)/.installed-dev pipeline ## models against baselines, and the funnel in the world whose truth is known (SEEDS=5)
 	$(PY) -m training evaluate
+	$(PY) -m training survival
 	$(PY) -m operations evaluate --seeds $(SEEDS)
 
 .PHONY: skew

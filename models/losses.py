@@ -95,3 +95,15 @@ def listwise_distillation(student_RC: Tensor, teacher_RC: Tensor, mask_RC: Tenso
     target_RC = (centred_RC / std_R1 / temperature).masked_fill(~mask_RC, float("-inf")).softmax(1)
     log_student_RC = student_RC.masked_fill(~mask_RC, float("-inf")).log_softmax(1).masked_fill(~mask_RC, 0.0)
     return -(target_RC * log_student_RC).sum(1).mean()
+
+
+def top_set_softmax(student_RC: Tensor, is_top_RC: Tensor, mask_RC: Tensor) -> Tensor:
+    """Mean over requests of the mean, over the top set, of -log softmax of one of it among all that are not in it.
+
+    It asks only that the set stands above the rest: unlike a softmax over the teacher's scores it spends nothing on
+    the order within, and the rest's best weigh most, so what decides is the edge of the cut. `is_top_RC` lies within
+    `mask_RC`, true for real candidates; a request without a top set adds 0.
+    """
+    rest_R1 = student_RC.masked_fill(is_top_RC | ~mask_RC, float("-inf")).logsumexp(1, keepdim=True)
+    loss_RC = F.softplus(rest_R1 - student_RC).masked_fill(~is_top_RC, 0.0)
+    return (loss_RC.sum(1) / is_top_RC.sum(1).clamp(min=1)).mean()

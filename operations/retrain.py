@@ -14,13 +14,10 @@ from core.errors import MissingStageError
 from core.settings import Settings
 from core.workspace import Workspace
 from feature_repo.exported import read_exports
-from serving.draw_candidates import draw
+from serving.draw_candidates import DrawPlan, draw
 from training.index import build_index
 from training.sets import build_set, set_configs
 from training.train import TrainOptions, train_stage
-
-NUM_REQUESTS, NUM_CANDIDATES = 400, 1_000
-"""Requests drawn for the first stage and candidates of each, as `python -m serving draw-candidates` does."""
 
 SHARED = ("dataset.json", "truth", "data", "snapshot", "training_sets/retrieval", "training_sets/second_stage")
 OPTIONAL = ("training_sets/catalogue",)
@@ -70,7 +67,7 @@ def _train(scratch: Settings, seed: int, say: Say) -> None:
     say("index")
     build_index(scratch, _silent)
     say("candidates")
-    draw(scratch, NUM_REQUESTS, NUM_CANDIDATES, seed)
+    draw(scratch, DrawPlan(num_tests=0), seed)
     config = set_configs(scratch.workspace.manifest(), seed=seed)["first_stage"]
     build_set(scratch, config, _silent)
     say("training first_stage")

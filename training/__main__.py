@@ -367,6 +367,25 @@ def evaluate(
 
 
 @app.command()
+def survival(
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of the first stage; 1 judges the champion.")] = 1,
+) -> None:
+    """How much of the second stage's top survives the first stage's cut, on requests of held-out users."""
+    with _told() as settings:
+        from training.survival import measure_survival
+        from training.survival_report import record_survival, survival_metrics, target_line
+
+        with _bar("Survival") as bar:
+            found = measure_survival(settings, bar.says, seeds)
+        wide = console if console.is_terminal else Console(stderr=True, width=180)
+        for table in record_survival(settings, found):
+            wide.print(table)
+        if line := target_line(found):
+            wide.print(line, highlight=False)
+        _result({"seeds": seeds, **{name: round(value, 5) for name, value in survival_metrics(found).items()}})
+
+
+@app.command()
 def benchmark(
     dataset: Annotated[
         str, typer.Argument(help="gowalla, movielens1m, beauty, kuairand, or a name for another set in their format.")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from core.held_out import hash64
 from core.schema import HEADS, NEGATIVE_HEADS
 from models.embeddings import live_state
 from models.encode import EncodedSide, encode
@@ -23,7 +24,6 @@ from models.losses import masked_bce, sampled_softmax
 from training.foundation_events import SEEN, Catalogue, UserEvents, published_hour, reactions
 from training.foundation_windows import Windows, cut_windows, encode_windows
 from training.loop import LoopConfig, Progress, run_training
-from training.splits import hash64
 
 POSITIVE = sum(1 << EVENT_FLAGS.index(head) for head in HEADS if head not in NEGATIVE_HEADS)
 VALIDATION_SHARE, VALIDATION_WINDOWS = 0.05, 512

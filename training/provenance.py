@@ -8,21 +8,26 @@ from core.files import content_hash
 
 ROOM = Path(__file__).resolve().parent
 LEARNING = (
-    "loop",
-    "fit_*",
-    "recipe*",
-    "spectral",
-    "train",
-    "importance",
-    "unknown_users",
-    "optimisers",
+    "balancing",
     "checkpoints",
     "encoded_examples",
-    "sampling",
-    "balancing",
-    "hard_negatives",
-    "processes",
+    "fit_*",
     "foundation*",
+    "full_softmax",
+    "hard_negatives",
+    "head_losses",
+    "importance",
+    "loop",
+    "optimisers",
+    "processes",
+    "recipe*",
+    "sampling",
+    "shared_codes",
+    "spectral",
+    "table_budget",
+    "train",
+    "unknown_users",
+    "upsampling",
 )
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from core.errors import FeatureStoreError, InputError, MissingStageError
 from core.files import content_hash
+from core.held_out import test_days
 from core.settings import Settings
 from core.workspace import DatasetManifest, Workspace
 from feature_repo.catalog import ALL_VIEWS, VIEWS
@@ -24,6 +25,7 @@ from training.example_rows import (
     assign_candidate_split,
     candidate_rows,
     impression_rows,
+    taught_candidates,
 )
 from training.examples import CANDIDATE_RANK, CANDIDATE_SCORE
 from training.provenance import code_id
@@ -44,6 +46,7 @@ FOUNDATION_SERVICE = "second_stage_v2"
 """The feature service that reads exported views."""
 
 Columns = dict[str, NDArray[Any]]
+LEFT_OUT = -1
 Progress = Callable[[int, int], None]
 """Told (rows done, rows in all) as a set is joined."""
 
@@ -89,7 +92,8 @@ def set_configs(
     Imported logs: every row and every user; the last two days test, the day before calibrates and stops training.
     """
     is_world = manifest.kind == "world"
-    split = SplitConfig() if is_world else SplitConfig(0.0, validation_days=0.0, calibration_days=1.0, test_days=2.0)
+    last_days = test_days(manifest.kind)
+    split = SplitConfig(test_days=last_days) if is_world else SplitConfig(0.0, 0.0, 1.0, last_days)
     rows = max_rows or 400_000
 
     base = SetConfig(
@@ -108,7 +112,13 @@ def set_configs(
         "retrieval": replace(
             towers, name="retrieval", service="retrieval_v1", rows="engaged", negatives_per_positive=1.0
         ),
-        "first_stage": replace(towers, name="first_stage", service="first_stage_v1", rows="candidates"),
+        "first_stage": replace(
+            towers,
+            name="first_stage",
+            service="first_stage_v1",
+            rows="candidates",
+            max_rows=max_rows or 2_000_000,
+        ),
     }
 
 
@@ -209,6 +219,7 @@ def _rows(settings: Settings, config: SetConfig) -> tuple[pa.Table, NDArray[np.i
         if config.rows == "candidates":
             rows = candidate_rows(connection, config.max_rows, config.seed)
             part = assign_candidate_split(rows)
+            part[~taught_candidates(rows, part, config.seed)] = LEFT_OUT
         else:
             query = RowQuery(config.max_rows, config.negatives_per_positive, config.is_held_out_excluded, config.seed)
             rows = impression_rows(connection, split, query)
