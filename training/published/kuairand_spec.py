@@ -29,7 +29,7 @@ def kuairand_features(data: KuaiRand, columns: Columns) -> list[Feature]:
         for kind in LIST_KINDS
         for table, shape in tables.items()
     ]
-    found.append(indexed("request__surface", "user", "surface", int(data.surface.max()) + 3, 6))
+    found.append(indexed("request__surface", "user", "surface", int(data.surface.max()) + 3, 8))
     found.append(indexed("request__hour", "user", "hour", 26, 4))
     for name, side in _coded(columns):
         found.append(indexed(name, side, name.replace("__", "_"), int(columns[name].max()) + 3, 4))
