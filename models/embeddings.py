@@ -30,15 +30,15 @@ class Pools(Protocol):
     def pool(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Mean vector per row and feature, [B, D]; a row without entries gives zeros."""
 
+    def embed(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Vector per entry and feature, [B, L, D]; padding gives the vector of row 0."""
+
 
 class Tables(Pools, Protocol):
     """What a network asks of its embedding tables."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The trainable weights."""
-
-    def embed(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Vector per entry and feature, [B, L, D]; padding gives the vector of row 0."""
 
     def export(self) -> dict[str, Tensor]:
         """Weights as `PlainTables` names them."""
@@ -158,7 +158,11 @@ class PooledTables(nn.Module):
         return {feature: pooled[feature] for feature in rows}
 
     def embed(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        raise NotImplementedError("pooled tables have no vector per entry; build the network on EntryTables")
+        found = {}
+        for feature, rows_BL in self._hashes.spread(rows).items():
+            is_sparse = self.collection.embedding_bags[self._table_of[feature]].sparse
+            found[feature] = F.embedding(rows_BL.clamp(min=0), self.weight(feature), sparse=is_sparse)
+        return self._hashes.gathered(found)
 
     def weight(self, feature: str) -> nn.Parameter:
         """The table that a feature reads, [rows, D]."""

@@ -150,6 +150,9 @@ class ReadTables:
     def pool(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: self._pooled[name] for name in rows}
 
+    def embed(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        raise NotImplementedError("entries of a history are not looked up across processes; set history_encoder 'none'")
+
 
 def _by_table(flat: Tensor, counts: list[list[int]], widths: list[int]) -> list[list[Tensor]]:
     """What came from each process, [T][W], each [n, D]: processes follow each other, within one its tables."""
