@@ -126,7 +126,7 @@ train: $(S)/first-stage ## point-in-time training sets and the three models
 .PHONY: sets
 sets: $(S)/sets ## training sets joined at impression time, and their gate
 
-SETS := $(addprefix training/,sets.py set_files.py example_rows.py labels.py splits.py sampling.py catalogue.py recipe_features.py user_rows.py)
+SETS := $(addprefix training/,sets.py set_files.py example_rows.py labels.py splits.py sampling.py catalogue.py recipe_features.py user_rows.py) core/held_out.py
 
 $(S)/sets: $(S)/apply $(SETS)
 	$(PY) -m training sets
@@ -142,14 +142,14 @@ retrieval: $(S)/retrieval ## two-tower retrieval
 second-stage: $(S)/second-stage ## multi-task second stage with calibrated heads
 first-stage: $(S)/first-stage ## first stage distilled from the second
 
-LOOP := $(addprefix training/,train.py loop.py checkpoints.py processes.py optimisers.py recipes.py recipe_features.py)
-LOOP += $(addprefix training/,shared_codes.py table_budget.py upsampling.py)
+# Whether anything has to be trained again, the training's own key decides within seconds.
+LEARNING := $(wildcard models/*.py training/*.py)
 
-$(S)/retrieval: $(S)/sets $(wildcard models/*.py training/*retrieval.py) $(addprefix training/,spectral.py balancing.py hard_negatives.py) $(LOOP)
+$(S)/retrieval: $(S)/sets $(LEARNING)
 	$(PY) -m training retrieval
 	@touch $@
 
-$(S)/second-stage: $(S)/sets $(wildcard models/*.py training/*second_stage.py training/unknown_users.py) $(LOOP)
+$(S)/second-stage: $(S)/sets $(LEARNING)
 	$(PY) -m training second-stage
 	@touch $@
 
@@ -174,7 +174,7 @@ $(S)/candidates: $(S)/index $(S)/second-stage $(S)/materialize serving/draw_cand
 	$(PY) -m serving draw-candidates
 	@touch $@
 
-$(S)/first-stage: $(S)/candidates $(wildcard training/*first_stage.py)
+$(S)/first-stage: $(S)/candidates $(LEARNING)
 	$(PY) -m training first-stage
 	$(PY) -m validation training-set first_stage
 	$(PY) -m training index

@@ -228,7 +228,12 @@ def table_modules(module: nn.Module) -> dict[str, Tables]:
 
 @torch.no_grad()
 def start_tables(module: nn.Module, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Gives every table of a network that has the name and shape of one of `weights` its values; names of those."""
+    """Gives every table of a network that has the name and shape of one of `weights` its values; names of those.
+
+    Raises ValueError where several processes train together and each has a part of a table only.
+    """
+    if weights and is_sharded():
+        raise ValueError("tables that start from another model's lie in one process; train without torchrun")
     started = dict[str, None]()
     for part in table_modules(module).values():
         for path, mine in part.export().items():

@@ -39,6 +39,11 @@ class ShardedTables(nn.Module):
 
     def __init__(self, spec: FeatureSpec) -> None:
         super().__init__()
+        several = [t.name for t in spec.tables if t.hashing == "multi"]
+        if several:
+            raise ValueError(
+                f"tables {', '.join(several)} are hashed more than once, which one process alone can train"
+            )
         self.spec = spec
         self._world = dist.get_world_size()
         self.shards = nn.ModuleDict()

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from core.errors import ConfigError, InputError
 from models.features import Columns
 from training.examples import Examples
+from training.factorisation import factorise, fold_in
 
 
 def popularity_scores(
@@ -59,6 +60,35 @@ class ItemToItem:
         shape = (len(history_post_ids_BL), len(self.catalogue_ids))
         history_BP = sparse.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, posts)), shape=shape)
         scores: NDArray[np.float32] = (history_BP @ self._similarity_PP).toarray().astype(np.float32)
+        return scores
+
+
+class Factorised:
+    """Weighted factorisation of training positives, posts described by codes too; users are folded in by history."""
+
+    def __init__(
+        self,
+        user_ids: NDArray[np.int64],
+        post_ids: NDArray[np.int64],
+        catalogue_ids: NDArray[np.int64],
+        post_codes: Sequence[NDArray[np.int64]],
+    ) -> None:
+        """`post_codes`: side features of the catalogue's posts, ids [P] each, -1 null."""
+        order = np.argsort(catalogue_ids)
+        self.catalogue_ids = catalogue_ids[order]
+        is_known = np.isin(post_ids, self.catalogue_ids)
+        users = np.unique(user_ids[is_known], return_inverse=True)[1]
+        posts = np.searchsorted(self.catalogue_ids, post_ids[is_known])
+        dense = [np.unique(codes[order], return_inverse=True)[1] for codes in post_codes]
+        codes = [np.where(of[order] < 0, -1, places) for of, places in zip(post_codes, dense, strict=True)]
+        num_users = int(users.max()) + 1 if len(users) else 1
+        _, self._posts_PD = factorise(users, posts, num_users, len(catalogue_ids), post_codes=codes)
+
+    def scores(self, history_post_ids_BL: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Inner products of each user's history's vector and all posts, [B, P] in order of `catalogue_ids`; -1 pads."""
+        rows, places = np.nonzero(np.isin(history_post_ids_BL, self.catalogue_ids))
+        posts = np.searchsorted(self.catalogue_ids, history_post_ids_BL[rows, places])
+        scores: NDArray[np.float32] = fold_in(rows, posts, len(history_post_ids_BL), self._posts_PD) @ self._posts_PD.T
         return scores
 
 

@@ -21,6 +21,7 @@ from models.features import FeatureSpec
 from models.foundation import CREATOR, EVENT_FLAGS, FoundationConfig, FoundationModel
 from models.inputs import indexed_rows
 from models.losses import masked_bce, sampled_softmax
+from training.checkpoints import Checkpoints
 from training.foundation_events import SEEN, Catalogue, UserEvents, published_hour, reactions
 from training.foundation_windows import Windows, cut_windows, encode_windows
 from training.loop import LoopConfig, Progress, run_training
@@ -181,6 +182,7 @@ def fit_foundation(
     seed: int = 0,
     progress: Progress | None = None,
     num_threads: int = 2,
+    checkpoints: Checkpoints | None = None,
 ) -> tuple[FoundationModel, tuple[dict[str, float], ...]]:
     """The trained network and its validations; it starts from the weights of `before` where there is one.
 
@@ -203,7 +205,12 @@ def fit_foundation(
                 source = live_state(before)
                 for name, weight in live_state(module).items():
                     weight.copy_(source[name])
-        ask, drawing = _Questions(module, material, run), np.random.default_rng([seed, material.until])
+        ask = _Questions(module, material, run)
+
+        def loss_of(rows: Tensor) -> Tensor:
+            # Drawn from torch's generator, whose state a checkpoint keeps.
+            drawing = np.random.default_rng([seed, material.until, int(torch.randint(2**62, ()))])
+            return ask.total(train[rows.numpy()], drawing)
 
         def validate() -> dict[str, float]:
             judged, same = valid if len(valid) else train[:VALIDATION_WINDOWS], np.random.default_rng(seed)
@@ -213,7 +220,5 @@ def fit_foundation(
             total = sum(w * v for w, v in zip(run.question_weights, means.values(), strict=True))
             return {"valid_loss": total} | {f"valid_{name}": value for name, value in means.items()}
 
-        history = run_training(
-            module, loop, len(train), lambda rows: ask.total(train[rows.numpy()], drawing), validate, seed, progress
-        )
+        history = run_training(module, loop, len(train), loss_of, validate, seed, progress, checkpoints=checkpoints)
     return module, history

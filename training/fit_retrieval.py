@@ -101,6 +101,8 @@ class _Rows:
     """[N, T] weights by task, where rows were drawn by the label of one."""
     task_shifts: Tensor | None = None
     """[T] what drawing added to the log odds."""
+    softmax_weights: Tensor | None = None
+    """[N] weights of positives in the softmax, where a row is drawn more or less often than it counts."""
 
     def users(self, batch: Tensor) -> EncodedSide:
         """The users of a batch of rows, one per row."""
@@ -150,7 +152,9 @@ def _batch_loss(
     log_q_N, ids_N, first = rows.log_q[batch], rows.post_ids[batch], 0
     if is_sharded() and module.training and config.softmax_weight > 0:  # one softmax over what all drew
         posts_BD, first = rows_of_all(posts_BD)
+        loss = loss + 0.0 * posts_BD.sum()  # without a positive here, the others still wait for the gradients' exchange
         log_q_N, ids_N = rows_of_all(log_q_N)[0], rows_of_all(ids_N)[0]
+    softmax_weights = rows.weights if rows.softmax_weights is None else rows.softmax_weights
     if len(positives_P) and config.softmax_weight > 0:
         loss = loss + config.softmax_weight * sampled_softmax(
             users_BD[positives_P],
@@ -158,7 +162,7 @@ def _batch_loss(
             positives_P + first,
             log_q_N,
             ids_N,
-            (worth_B * weights_B)[positives_P],
+            (worth_B * softmax_weights[batch])[positives_P],
             None
             if mined is None
             else _hard_logits(module, rows, batch[positives_P], users_BD[positives_P], mined, config),
@@ -184,14 +188,15 @@ def _drawn(rows: _Rows, config: RetrievalConfig, balance: Balance, seed: int) ->
     """The rows with what drawing them changes, and the rows drawn, [M]."""
     task = config.tasks.index(balance.task)
     drawn = draw_balanced(rows.labels[:, task].numpy(), rows.weights.numpy(), balance, seed)
-    weights_NT = (rows.weights / torch.from_numpy(drawn.rates))[:, None].repeat(1, len(config.tasks))
+    even_N = rows.weights / torch.from_numpy(drawn.rates)
+    weights_NT = even_N[:, None].repeat(1, len(config.tasks))
     weights_NT[:, task] = rows.weights
     shifts_T = torch.zeros(len(config.tasks))
     shifts_T[task] = drawn.log_odds_shift
     ids, post = np.unique(rows.post_ids.numpy(), return_inverse=True)
     log_q = _log_chances(ids, np.bincount(post[drawn.rows], minlength=len(ids)))[post]
     log_q_N = torch.from_numpy((config.log_q_power * log_q).astype(np.float32))
-    changed = replace(rows, log_q=log_q_N, task_weights=weights_NT, task_shifts=shifts_T)
+    changed = replace(rows, log_q=log_q_N, task_weights=weights_NT, task_shifts=shifts_T, softmax_weights=even_N)
     return changed, torch.from_numpy(drawn.rows)
 
 

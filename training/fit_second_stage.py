@@ -19,6 +19,7 @@ from models.embeddings import start_tables
 from models.features import FeatureSpec
 from models.metrics import head_metrics
 from models.second_stage import SecondStage, SecondStageConfig
+from training import processes
 from training.checkpoints import Checkpoints
 from training.encoded_examples import (
     EncodedExamples,
@@ -86,10 +87,14 @@ def _encoded(
     return encoded, 0
 
 
-def _fit_spread(module: SecondStage, encoded: EncodedExamples | StoredExamples, num_rows: int) -> None:
+def _fit_spread(
+    module: SecondStage, encoded: EncodedExamples | StoredExamples, num_rows: int, num_processes: int
+) -> None:
     rows = torch.from_numpy(spaced_rows(num_rows, SPREAD_ROWS))
     sample = (encoded.take(few) for few in torch.split(rows, PREDICT_ROWS))
-    module.fit_spread(((few.sides, few.labels) for few in sample), max(1.0, num_rows / SPREAD_ROWS))
+    # The other processes have learnt from as many rows again.
+    scale = max(1.0, num_rows / SPREAD_ROWS) * num_processes
+    module.fit_spread(((few.sides, few.labels) for few in sample), scale)
 
 
 def fit_second_stage(
@@ -151,7 +156,7 @@ def fit_second_stage(
             checkpoints,
         )
     module.shift(head_loss.correction)
-    _fit_spread(module, encoded, train.num_rows)
+    _fit_spread(module, encoded, train.num_rows, processes.count())
     later = StoredExamples(spec, calibration, network.heads)
     calibrators = fit_calibrators(
         predict_logits(module, later), calibration.labels_of(network.heads), calibration.weights

@@ -3,6 +3,7 @@
 Legend: B rows, L entries, D width, P posts, N entries that have a next one.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -100,7 +101,9 @@ def fit_sequence(
                 places_B = (logits_BP > logits_BP.gather(1, wanted_B[:, None])).sum(1)
                 gain += float(torch.where(places_B < FIRST_PLACES, 1.0 / torch.log2(places_B + 2.0), 0.0).sum())
             # The order of the first posts goes on improving long after the likelihood of the rest has turned.
-            return {"valid_loss": 1.0 - gain / len(valid_UL), "valid_cross_entropy": entropy / len(valid_UL)}
+            # No score is below NaN, so a network that has burst would seem to rank everything first.
+            loss = 1.0 - gain / len(valid_UL) if math.isfinite(entropy) else math.nan
+            return {"valid_loss": loss, "valid_cross_entropy": entropy / len(valid_UL)}
 
         history = run_training(
             module, run.loop, len(inputs_UL), loss_of, validate, seed, progress, checkpoints=checkpoints

@@ -91,13 +91,15 @@ class MinedPosts:
             rows = torch.from_numpy(chunk)
             scores_QC = self._module.user_vectors(self._user.take(rows)) @ posts_CD.T
             scores_QC[self._known_pairs(chunk)] = float("-inf")
-            self.rows_RK[rows] = self._catalogue[self._drawn(scores_QC, generator)]
+            places_QK = self._drawn(scores_QC, generator)
+            self.rows_RK[rows] = torch.where(places_QK >= 0, self._catalogue[places_QK.clamp(min=0)], -1)
 
     def _drawn(self, scores_QC: Tensor, generator: torch.Generator) -> Tensor:
-        """Places [Q, K] drawn from the wanted ranks; from all ranks where the catalogue is short."""
+        """Places [Q, K] drawn from the wanted ranks; from all where the catalogue is short, -1 where none is left."""
         count = min(self._config.last_rank, scores_QC.shape[1])
         first = min(self._config.first_rank, count - self._config.per_user)
-        ranked = scores_QC.topk(count, dim=1).indices[:, first:]
+        best = scores_QC.topk(count, dim=1)
+        ranked = best.indices[:, first:].masked_fill(best.values[:, first:].isneginf(), -1)
         picks = torch.rand(ranked.shape, generator=generator).topk(self._config.per_user, dim=1).indices
         return ranked.gather(1, picks)
 

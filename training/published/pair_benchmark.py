@@ -73,11 +73,12 @@ def _two_tower(
 def _record(
     fitted: FittedModel, served: ServedPairs, config: dict[str, object], run: SeedRun, started_at: datetime
 ) -> RunRecord:
+    cost = {f"cost/{name}": float(value) for name, value in served.bundle.manifest["cost"].items()}
     return RunRecord(
         kind="retrieval",
         config=config,
         tags={"bundle_id": served.bundle.bundle_id, "index_id": served.index.manifest.index_id, "recipe": "pairs"},
-        metrics={**run.metrics, "seconds": run.seconds, "vector_bytes": served.vector_bytes()},
+        metrics={**run.metrics, **cost, "seconds": run.seconds, "vector_bytes": served.vector_bytes()},
         curves=history_curves(fitted.history),
         started_at=started_at,
     )
