@@ -126,7 +126,7 @@ train: $(S)/first-stage ## point-in-time training sets and the three models
 .PHONY: sets
 sets: $(S)/sets ## training sets joined at impression time, and their gate
 
-SETS := $(addprefix training/,sets.py set_files.py example_rows.py labels.py splits.py sampling.py catalogue.py recipe_features.py user_rows.py)
+SETS := $(addprefix training/,sets.py set_files.py example_rows.py labels.py splits.py sampling.py catalogue.py recipe_features.py user_rows.py) core/held_out.py
 
 $(S)/sets: $(S)/apply $(SETS)
 	$(PY) -m training sets
@@ -142,15 +142,22 @@ retrieval: $(S)/retrieval ## two-tower retrieval
 second-stage: $(S)/second-stage ## multi-task second stage with calibrated heads
 first-stage: $(S)/first-stage ## first stage distilled from the second
 
-LOOP := $(addprefix training/,train.py loop.py recipes.py recipe_features.py shared_codes.py table_budget.py upsampling.py)
+# Whether anything has to be trained again, the training's own key decides within seconds.
+LEARNING := $(wildcard models/*.py training/*.py)
 
-$(S)/retrieval: $(S)/sets $(wildcard models/*.py training/*retrieval.py) training/spectral.py $(LOOP)
+$(S)/retrieval: $(S)/sets $(LEARNING)
 	$(PY) -m training retrieval
 	@touch $@
 
-$(S)/second-stage: $(S)/sets $(wildcard models/*.py training/*second_stage.py training/unknown_users.py) $(LOOP)
+$(S)/second-stage: $(S)/sets $(LEARNING)
 	$(PY) -m training second-stage
 	@touch $@
+
+.PHONY: foundation
+foundation: $(S)/apply ## foundation user model: train, export point-in-time as views, second stage on its vectors
+	$(PY) -m training foundation --downstream
+	$(PY) -m validation features
+	$(PY) -m feature_repo materialize
 
 .PHONY: index
 index: $(S)/index ## FAISS index and serving's snapshot of the log
@@ -163,11 +170,11 @@ $(S)/index: $(S)/retrieval training/index.py serving/snapshot_build.py
 .PHONY: candidates
 candidates: $(S)/candidates ## requests ranked in full, from which the first stage learns
 
-$(S)/candidates: $(S)/index $(S)/second-stage $(S)/materialize serving/draw_candidates.py
+$(S)/candidates: $(S)/index $(S)/second-stage $(S)/materialize serving/draw_candidates.py serving/draw_requests.py
 	$(PY) -m serving draw-candidates
 	@touch $@
 
-$(S)/first-stage: $(S)/candidates $(wildcard training/*first_stage.py)
+$(S)/first-stage: $(S)/candidates $(LEARNING)
 	$(PY) -m training first-stage
 	$(PY) -m validation training-set first_stage
 	$(PY) -m training index
@@ -186,6 +193,7 @@ refresh: | $(VENV)/.installed ## the hourly job: posted events into log, feature
 .PHONY: evaluate
 evaluate: $(VENV)/.installed-dev pipeline ## models against baselines, and the funnel in the world whose truth is known (SEEDS=5)
 	$(PY) -m training evaluate
+	$(PY) -m training survival
 	$(PY) -m operations evaluate --seeds $(SEEDS)
 
 .PHONY: skew

@@ -8,6 +8,7 @@ var/<dataset>/
   served_features/  what the second stage was fed for sampled requests, Parquet, a week of it
   data/             Feast's own: registry.db, features/<view>/, redis/; feature_state/ for the next build
   training_sets/    point-in-time joined examples, by name
+  checkpoints/      what a killed training goes on from, one folder per training under way
   bundles/<kind>/   model bundles: retrieval, first_stage, second_stage
   index/            FAISS index and post vectors
   snapshot/         serving's view of the log: catalogue, trending, popular, neighbours
@@ -99,6 +100,10 @@ class Workspace:
     @property
     def training_sets(self) -> Path:
         return self.root / "training_sets"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
 
     @property
     def bundles(self) -> Path:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from core.errors import VitrineError
 from core.settings import Settings
-from feature_repo.catalog import VIEWS
+from feature_repo.catalog import ALL_VIEWS, VIEWS
 
 if TYPE_CHECKING:
     from feature_repo.materialize import ViewMaterialization
@@ -61,7 +61,7 @@ def apply() -> None:
         store = apply_definitions(settings.workspace)
         link_workspace(settings.workspace)
         services = ", ".join(s.name for s in store.list_feature_services())
-    console.print(f"registered {len(VIEWS)} stored views, 1 on-demand view, services {services}")
+    console.print(f"registered {len(ALL_VIEWS)} stored views, 1 on-demand view, services {services}")
 
 
 @app.command()

@@ -240,6 +240,52 @@ VIEWS: dict[str, View] = {
         CREATOR_ACTIVITY,
     )
 }
+"""Views that the build computes from the log, by name."""
+
+FOUNDATION_HEADS = ("click", "like", "long_view")
+"""Engagements for which the foundation model exports a vector of the user."""
+
+FOUNDATION_DIM = 33
+"""Width of the foundation model's vectors."""
+
+_EXPORTED = "at every export (`python -m training foundation`), for the whole history"
+
+USER_FOUNDATION = View(
+    "user_foundation",
+    "user",
+    "one row per user and hour with new events, per registration, and per change of the model's weights",
+    _EXPORTED,
+    "The foundation model's state of the user after everything seen and done.",
+    (
+        *(
+            FeatureField(
+                head, "floats", f"its product with the post's vector is the log odds of {head}", FOUNDATION_DIM
+            )
+            for head in FOUNDATION_HEADS
+        ),
+        FeatureField("num_events", "float", "events of the user that the state has read"),
+        FeatureField("weights_age_hours", "float", "from the last event the weights learned from to the row"),
+    ),
+)
+
+POST_FOUNDATION = View(
+    "post_foundation",
+    "post",
+    "one row per post, and per change of the model's weights",
+    _EXPORTED,
+    "The foundation model's vector of the post, made from what it is.",
+    (
+        FeatureField(
+            "vector", "floats", "the post's vector, in the space of the users'; its last entry is 1", FOUNDATION_DIM
+        ),
+        FeatureField("weights_age_hours", "float", "from the last event the weights learned from to the row"),
+    ),
+)
+
+EXPORTED_VIEWS: dict[str, View] = {v.name: v for v in (USER_FOUNDATION, POST_FOUNDATION)}
+"""Views that a model fills (`feature_repo/exported.py`), not the build; without rows until its first export."""
+
+ALL_VIEWS: dict[str, View] = VIEWS | EXPORTED_VIEWS
 """Every stored view by name."""
 
 CROSS_VIEW = "user_post_cross"
@@ -282,11 +328,11 @@ CROSS_SOURCES: dict[str, tuple[str, ...]] = {
 """Stored features that the on-demand view reads."""
 
 ENTITY_VIEWS: dict[str, tuple[str, ...]] = {
-    entity: tuple(v.name for v in VIEWS.values() if v.entity == entity) for entity in JOIN_KEYS
+    entity: tuple(v.name for v in ALL_VIEWS.values() if v.entity == entity) for entity in JOIN_KEYS
 }
 """Stored views of each entity."""
 
-FIELDS: dict[str, FeatureField] = {f"{v.name}__{f.name}": f for v in VIEWS.values() for f in v.fields} | {
+FIELDS: dict[str, FeatureField] = {f"{v.name}__{f.name}": f for v in ALL_VIEWS.values() for f in v.fields} | {
     f"{CROSS_VIEW}__{f.name}": f for f in CROSS_FIELDS
 }
 """Every feature by its full name `view__feature`."""

@@ -7,7 +7,7 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, FeastType, Float32, Float64, Int64, String
 
 from feature_repo import catalog
-from feature_repo.catalog import VIEWS, FeatureField
+from feature_repo.catalog import ALL_VIEWS, EXPORTED_VIEWS, FeatureField
 from feature_repo.stores.packed.layout import LENGTH_TAG
 
 _TYPES: dict[str, FeastType] = {
@@ -39,18 +39,19 @@ def _field(field: FeatureField) -> Field:
 
 
 def _source(view: str) -> FileSource:
+    built = f"Written by `python -m feature_repo build` from feature_repo/sql/{view}.sql or its template."
     return FileSource(
         name=f"{view}_table",
         path=f"data/features/{view}",
         file_format=ParquetFormat(),
         timestamp_field="event_at",
         created_timestamp_column="known_at",
-        description=f"Written by `python -m feature_repo build` from feature_repo/sql/{view}.sql or its template.",
+        description="Written by `python -m training foundation`." if view in EXPORTED_VIEWS else built,
     )
 
 
 def _view(name: str, entity: Entity) -> FeatureView:
-    view = VIEWS[name]
+    view = ALL_VIEWS[name]
     key = Field(name=view.join_key, dtype=Int64)
     return FeatureView(
         name=name,
@@ -72,6 +73,8 @@ post_profile = _view("post_profile", post)
 post_activity = _view("post_activity", post)
 creator_profile = _view("creator_profile", creator)
 creator_activity = _view("creator_activity", creator)
+user_foundation = _view("user_foundation", user)
+post_foundation = _view("post_foundation", post)
 
 
 # Feast stores the text of this function, so it brings its own imports. Feast appends short names
@@ -136,5 +139,12 @@ second_stage_v1 = FeatureService(
     name="second_stage_v1",
     features=[*_OF_ONE_SIDE, user_post_cross],
     description="Inputs of the second stage: everything, the cross features of user and post included.",
+    tags={"stage": "second_stage"},
+)
+
+second_stage_v2 = FeatureService(
+    name="second_stage_v2",
+    features=[*_OF_ONE_SIDE, user_foundation, post_foundation, user_post_cross],
+    description="Inputs of the second stage with the foundation model's vectors of user and post.",
     tags={"stage": "second_stage"},
 )

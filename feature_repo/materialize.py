@@ -5,7 +5,7 @@ import io
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,8 @@ from core.errors import FeatureStoreError, InputError, MissingStageError, Vitrin
 from core.files import write_atomically
 from core.workspace import Workspace
 from feature_repo.build import read_build
-from feature_repo.catalog import VIEWS
+from feature_repo.catalog import EXPORTED_VIEWS, VIEWS
+from feature_repo.exported import read_exports
 from feature_repo.store import open_feature_store
 
 if TYPE_CHECKING:
@@ -40,10 +41,11 @@ class ViewMaterialization:
 
 @dataclass(frozen=True)
 class _Record:
-    """Which build Redis holds; kept beside the registry."""
+    """Which build and which exports Redis holds; kept beside the registry."""
 
     generation: str
     build: str
+    exports: dict[str, str] = field(default_factory=dict)
 
 
 def materialize(
@@ -53,21 +55,27 @@ def materialize(
 
     After a build of new events everything is read again and Redis skips what it has. Where no build
     happened since, only rows that became known meanwhile are read. Where the values of old rows may
-    have changed (other data set, other feature code), Redis is emptied first.
+    have changed (other data set, other feature code, a view exported anew), Redis is emptied of them first.
     """
     build = read_build(workspace)
     store = open_feature_store(workspace)
     registered = {v.name for v in store.list_batch_feature_views()}
-    if not set(VIEWS) <= registered:
+    if not {*VIEWS, *EXPORTED_VIEWS} <= registered:
         raise MissingStageError("Feast registry with every view", workspace.data, "python -m feature_repo apply")
     now = clock.now()
-    wanted = _Record(str(build["generation"]), json.dumps(build["views"], sort_keys=True))
+    exports = {name: f"{e.made_by} {e.rows} {e.last_known_at}" for name, e in read_exports(workspace).items()}
+    wanted = _Record(str(build["generation"]), json.dumps(build["views"], sort_keys=True), exports)
     held = _read_record(workspace)
     if held is not None and held.generation != wanted.generation:
-        _empty_online_store(store)
+        _empty_online_store(store, list(VIEWS))
+    is_new = dict.fromkeys(VIEWS, held is None or (held.generation, held.build) != (wanted.generation, wanted.build))
+    for name, made in exports.items():
+        is_new[name] = held is None or held.exports.get(name) != made
+        if is_new[name]:
+            _empty_online_store(store, [name])
     done = []
-    for name in VIEWS:
-        result = _materialize_view(store, name, now, is_new_build=held != wanted)
+    for name in is_new:
+        result = _materialize_view(store, name, now, is_new_build=is_new[name])
         on_view(result)
         done.append(result)
     write_atomically(workspace.data / RECORD, json.dumps(asdict(wanted)))
@@ -102,8 +110,9 @@ def _materialize_view(store: "FeatureStore", name: str, now: datetime, is_new_bu
     return ViewMaterialization(name, since, now, round(time.monotonic() - started, 2), *counts)
 
 
-def _empty_online_store(store: "FeatureStore") -> None:
-    store._get_provider().online_store.teardown(store.config, store.list_batch_feature_views(), [])
+def _empty_online_store(store: "FeatureStore", names: list[str]) -> None:
+    views = [view for view in store.list_batch_feature_views() if view.name in names]
+    store._get_provider().online_store.teardown(store.config, views, [])
 
 
 def _read_record(workspace: Workspace) -> _Record | None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from core.workspace import Workspace
 from feature_repo import definitions
-from feature_repo.catalog import ENTITY_VIEWS, JOIN_KEYS, VIEWS, FeatureField
+from feature_repo.catalog import ALL_VIEWS, ENTITY_VIEWS, JOIN_KEYS, FeatureField
 from feature_repo.columns import Columns
 from feature_repo.store import open_feature_store
 from feature_repo.stores.packed.reader import PackedReader, packed_store
@@ -53,14 +53,14 @@ class OnlineFeatures:
 
     def _reader(self, names: tuple[str, ...]) -> PackedReader:
         if names not in self._readers:
-            choice = [(self._defined[name], [f.name for f in VIEWS[name].fields]) for name in names]
+            choice = [(self._defined[name], [f.name for f in ALL_VIEWS[name].fields]) for name in names]
             self._readers[names] = PackedReader(self._store, self._config, choice)
         return self._readers[names]
 
 
 def _columns(view: str, rows: Unpacked) -> Columns:
     """Every feature of one view by full name."""
-    fields = VIEWS[view].fields
+    fields = ALL_VIEWS[view].fields
     # One transposed copy of all floats; each column of it is contiguous.
     floats = np.ascontiguousarray(rows.records["<f4"].T) if any(f.dtype == "float" for f in fields) else None
     columns: Columns = {}

@@ -38,7 +38,9 @@ def apply_definitions(workspace: Workspace) -> "FeatureStore":
     from feast.on_demand_feature_view import OnDemandFeatureView
 
     from feature_repo import definitions
+    from feature_repo.exported import ensure_tables
 
+    ensure_tables(workspace)
     workspace.data.mkdir(parents=True, exist_ok=True)
     store = open_feature_store(workspace)
     kinds = (Entity, FeatureService, FeatureView, OnDemandFeatureView)

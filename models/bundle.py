@@ -31,12 +31,13 @@ from models.embeddings import export_state
 from models.encode import encode
 from models.features import Columns, FeatureSpec
 from models.first_stage import FirstStageConfig, build_first_stage
+from models.foundation import FoundationModel, config_from_json
 from models.metrics import finite
 from models.second_stage import SecondStage, SecondStageConfig
 from models.towers import TowerConfig, TwoTower
 
-BundleKind = Literal["retrieval", "first_stage", "second_stage"]
-KINDS: tuple[BundleKind, ...] = ("retrieval", "first_stage", "second_stage")
+BundleKind = Literal["retrieval", "first_stage", "second_stage", "foundation"]
+KINDS: tuple[BundleKind, ...] = ("retrieval", "first_stage", "second_stage", "foundation")
 FORMAT_VERSION = 1
 MANIFEST, WEIGHTS, SPEC_ARRAYS = "manifest.json", "weights.safetensors", "spec.safetensors"
 
@@ -99,7 +100,17 @@ class SecondStageBundle:
         return apply_calibrators(self.logits(user, post, cross), self.calibrators)
 
 
-Bundle = RetrievalBundle | FirstStageBundle | SecondStageBundle
+@dataclass(frozen=True)
+class FoundationBundle:
+    """The foundation user model; what it makes is exported as feature views."""
+
+    bundle_id: str
+    spec: FeatureSpec
+    manifest: Mapping[str, Any]
+    module: FoundationModel
+
+
+Bundle = RetrievalBundle | FirstStageBundle | SecondStageBundle | FoundationBundle
 
 
 def save_bundle(
@@ -189,7 +200,9 @@ def _dataclass_of(cls: Any, values: Mapping[str, Any]) -> Any:
     return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 
 
-def _build(kind: str, spec: FeatureSpec, config: Mapping[str, Any], num_heads: int) -> SecondStage | TwoTower:
+def _build(
+    kind: str, spec: FeatureSpec, config: Mapping[str, Any], num_heads: int
+) -> SecondStage | TwoTower | FoundationModel:
     """The inference network of one kind, weights not yet loaded."""
     if kind == "second_stage":
         return SecondStage(spec, _dataclass_of(SecondStageConfig, config), is_training=False)
@@ -198,6 +211,8 @@ def _build(kind: str, spec: FeatureSpec, config: Mapping[str, Any], num_heads: i
         return build_first_stage(spec, _dataclass_of(FirstStageConfig, {**config, "towers": towers}), is_training=False)
     if kind == "retrieval":
         return TwoTower(spec, _dataclass_of(TowerConfig, config), num_heads, is_training=False)
+    if kind == "foundation":
+        return FoundationModel(spec, config_from_json(config), is_training=False)
     raise ValueError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
 
 
@@ -207,6 +222,8 @@ def _cost(kind: BundleKind, spec: FeatureSpec, config: Mapping[str, Any], num_he
         module = _build(kind, with_few_rows(spec), config, num_heads).eval()
     if isinstance(module, SecondStage):
         return cost_of(module, spec, module)
+    if isinstance(module, FoundationModel):
+        return cost_of(module, spec, lambda user, post, _: module.score(user, post))
     return cost_of(module, spec, lambda user, post, _: module.user_vectors(user) @ module.post_vectors(post).T)
 
 
@@ -242,4 +259,6 @@ def load_bundle(path: Path) -> Bundle:
     module.requires_grad_(False).eval()
     if isinstance(module, SecondStage):
         return SecondStageBundle(bundle_id, spec, manifest, module, tuple(manifest["heads"]), calibrators)
+    if isinstance(module, FoundationModel):
+        return FoundationBundle(bundle_id, spec, manifest, module)
     return (RetrievalBundle if kind == "retrieval" else FirstStageBundle)(bundle_id, spec, manifest, module)

@@ -8,7 +8,7 @@ Legend: B rows, L entries per row, D width of the feature's table.
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,22 +17,28 @@ from torch.nn import functional as F
 from models.features import FeatureSpec
 from models.fused import FusedTable
 from models.multi_hash import HASHES, rows_of_hashes
+from models.sharded import ShardedTables, is_sharded
 
+T = TypeVar("T", "PooledTables", "EntryTables")
 SPARSE_GRADIENT_VALUES = 4_000_000
 """Pooled tables from this many values get sparse gradients; below it a dense gradient is faster to apply."""
 
 
-class Tables(Protocol):
-    """What a network asks of its embedding tables."""
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """The trainable weights."""
+class Pools(Protocol):
+    """What a tower asks of embedding tables."""
 
     def pool(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Mean vector per row and feature, [B, D]; a row without entries gives zeros."""
 
     def embed(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Vector per entry and feature, [B, L, D]; padding gives the vector of row 0."""
+
+
+class Tables(Pools, Protocol):
+    """What a network asks of its embedding tables."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The trainable weights."""
 
     def export(self) -> dict[str, Tensor]:
         """Weights as `PlainTables` names them."""
@@ -152,7 +158,11 @@ class PooledTables(nn.Module):
         return {feature: pooled[feature] for feature in rows}
 
     def embed(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        raise NotImplementedError("pooled tables have no vector per entry; build the network on EntryTables")
+        found = {}
+        for feature, rows_BL in self._hashes.spread(rows).items():
+            is_sparse = self.collection.embedding_bags[self._table_of[feature]].sparse
+            found[feature] = F.embedding(rows_BL.clamp(min=0), self.weight(feature), sparse=is_sparse)
+        return self._hashes.gathered(found)
 
     def weight(self, feature: str) -> nn.Parameter:
         """The table that a feature reads, [rows, D]."""
@@ -181,6 +191,10 @@ class EntryTables(nn.Module):
         for table in self.fused.values():
             table.set_learning_rate(rate)  # type: ignore[operator]
 
+    def sums(self) -> dict[str, Tensor]:
+        """Adagrad's sums by table, [rows], as views."""
+        return {name: table.sums for name, table in self.fused.items()}  # type: ignore[misc]
+
     def pool(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         raise NotImplementedError("entry tables do not pool; build the network on PooledTables")
 
@@ -201,15 +215,25 @@ class EntryTables(nn.Module):
         return {f"weights.{name}.weight": table.weight for name, table in self.fused.items()}  # type: ignore[misc]
 
 
+def training_tables(spec: FeatureSpec, kind: type[T]) -> T:
+    """Tables of the given kind to train, or those spread over the processes that train together."""
+    return ShardedTables(spec) if is_sharded() else kind(spec)  # type: ignore[return-value]
+
+
 def table_modules(module: nn.Module) -> dict[str, Tables]:
     """The embedding tables inside a network, by their place in it."""
-    kinds = (PlainTables, PooledTables, EntryTables)
+    kinds = (PlainTables, PooledTables, EntryTables, ShardedTables)
     return {name: part for name, part in module.named_modules() if isinstance(part, kinds)}
 
 
 @torch.no_grad()
 def start_tables(module: nn.Module, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Gives every table of a network that has the name and shape of one of `weights` its values; names of those."""
+    """Gives every table of a network that has the name and shape of one of `weights` its values; names of those.
+
+    Raises ValueError where several processes train together and each has a part of a table only.
+    """
+    if weights and is_sharded():
+        raise ValueError("tables that start from another model's lie in one process; train without torchrun")
     started = dict[str, None]()
     for part in table_modules(module).values():
         for path, mine in part.export().items():

@@ -40,7 +40,8 @@ class Feature:
     sequence     [N, L] int64 ids, newest first, padded -1; the first `length` are read. Pooled by
                  mean, except that sequences of one `group` are aligned by position and the second
                  stage reads them together by target attention.
-    embedding    [N, dim] float; divided by its root mean square.
+    embedding    [N, dim] float; divided by its root mean square. The second stage reads those of one `group` as
+                 the product of each of the user's with the post's, and not by themselves.
     """
 
     name: str

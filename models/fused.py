@@ -35,6 +35,12 @@ class FusedTable(nn.Module):
         weight: Tensor = self.kernel.split_embedding_weights()[0]
         return weight
 
+    @property
+    def sums(self) -> Tensor:
+        """Adagrad's sum of mean squared gradients per row, [rows], as a view."""
+        sums: Tensor = self.kernel.split_optimizer_states()[0][0]
+        return sums
+
     def set_learning_rate(self, rate: float) -> None:
         """The rate of the coming forward passes: the kernel takes it along to the backward pass."""
         self.kernel.set_learning_rate(rate)

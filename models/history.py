@@ -1,4 +1,4 @@
-"""The user's history as the second stage reads it: encoded once per request, then read by each of its posts.
+"""The user's history: encoded once per request; in the second stage then read by each of its posts.
 
 Legend: B posts, R requests, P lines and C columns of their grid (models/request_grid.py), L entries of history, newest
 first, D width of history and target, E width of an entry with what only shifts the attention.
@@ -15,22 +15,33 @@ from models.request_grid import RequestGrid
 from models.sequence import SequenceConfig, SequenceEncoder
 
 
-class HistoryEncoder(nn.Module):
-    """Entries [R, L, E] to states [R, L, D], each of that entry and those before it, and the newest one [R, dim]."""
+class HistoryStates(nn.Module):
+    """Entries [R, L, E] to states [R, L, dim], each of that entry and those before it, and the newest one [R, dim]."""
 
-    def __init__(self, width_in: int, width_out: int, config: SequenceConfig) -> None:
+    def __init__(self, width_in: int, config: SequenceConfig) -> None:
         super().__init__()
         self.enter = nn.Linear(width_in, config.dim)
         self.encoder = SequenceEncoder(config)
+
+    def forward(self, entries_RLE: Tensor, is_entry_RL: Tensor) -> tuple[Tensor, Tensor]:
+        order_RL = oldest_first(is_entry_RL)
+        states_RLD = _reorder(self.encoder(_reorder(self.enter(entries_RLE), order_RL)), order_RL)
+        return states_RLD, states_RLD[:, 0] * is_entry_RL.any(1, keepdim=True)
+
+
+class HistoryEncoder(HistoryStates):
+    """The same with states as wide as what they are added to, [R, L, D]."""
+
+    def __init__(self, width_in: int, width_out: int, config: SequenceConfig) -> None:
+        super().__init__(width_in, config)
         self.leave = nn.Linear(config.dim, width_out)
         # Training starts from the history as it is and learns what to add.
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
 
     def forward(self, entries_RLE: Tensor, is_entry_RL: Tensor) -> tuple[Tensor, Tensor]:
-        order_RL = oldest_first(is_entry_RL)
-        states_RLD = _reorder(self.encoder(_reorder(self.enter(entries_RLE), order_RL)), order_RL)
-        return self.leave(states_RLD), states_RLD[:, 0] * is_entry_RL.any(1, keepdim=True)
+        states_RLD, newest_RD = super().forward(entries_RLE, is_entry_RL)
+        return self.leave(states_RLD), newest_RD
 
 
 def oldest_first(is_entry_RL: Tensor) -> Tensor:

@@ -18,11 +18,11 @@ from torch.nn import functional as F
 
 from core.schema import HEADS
 from models.bins import NumericBins
-from models.embeddings import EntryTables, PlainTables
+from models.embeddings import EntryTables, PlainTables, training_tables
 from models.encode import EncodedSide
 from models.features import SIDES, FeatureSpec, Side
 from models.history import TargetAttention
-from models.inputs import dense_width, indexed_rows
+from models.inputs import embedding_pairs, indexed_rows, plain_embeddings
 from models.request_grid import RequestGrid, request_grid
 from models.sequence import SequenceConfig
 from models.trunk import TrunkKind, build_trunk
@@ -159,7 +159,7 @@ class Network(nn.Module):
     def __init__(self, spec: FeatureSpec, config: SecondStageConfig, *, is_training: bool) -> None:
         super().__init__()
         self.spec, self.config = spec, config
-        self.tables = EntryTables(spec) if is_training else PlainTables(spec)
+        self.tables = training_tables(spec, EntryTables) if is_training else PlainTables(spec)
         sequences = spec.side("user", "sequence")
         groups = sorted({f.group for f in sequences if f.group})
         self.attention = nn.ModuleList(
@@ -168,7 +168,10 @@ class Network(nn.Module):
         )
         self.pooled = {side: [f for f in spec.side(side) if f.is_indexed and not f.group] for side in SIDES}
         self.bins = nn.ModuleDict({side: NumericBins(spec.numeric_width(side)) for side in SIDES})
-        width = sum(dense_width(spec, side) + bins.width for side, bins in self.side_bins().items())
+        self.plain = {side: plain_embeddings(spec, side) for side in SIDES}
+        self.pairs = embedding_pairs(spec)
+        width = sum(spec.numeric_width(side) + bins.width for side, bins in self.side_bins().items())
+        width += sum(part.stop - part.start for parts in self.plain.values() for part in parts) + len(self.pairs)
         width += sum(f.dim for features in self.pooled.values() for f in features)
         width += sum(block.width for block in self.attention)  # type: ignore[misc]
         self.cross = CrossLayers(width, config.cross_rank, config.num_cross_layers)
@@ -194,6 +197,9 @@ class Network(nn.Module):
         parts = [grid.repeat(self._side("user", user, vectors, rows)), self._side("post", post, vectors, rows)]
         parts.append(self._side("cross", cross, vectors, rows).expand(post.num_rows, -1))
         parts += [block(vectors, rows, grid) for block in self.attention]
+        for of_user, of_post in self.pairs:
+            product_BD = grid.repeat(user.embeddings[:, of_user]) * post.embeddings[:, of_post]
+            parts.append(product_BD.sum(1, keepdim=True) * product_BD.shape[1] ** -0.5)
         hidden_HBO = self.trunk(self.cross(torch.cat(parts, dim=1)))
         return F.relu(torch.matmul(hidden_HBO, self.head_in_HOK) + self.head_in_bias_HK.unsqueeze(1))
 
@@ -226,7 +232,8 @@ class Network(nn.Module):
     def _side(
         self, side: Side, encoded: EncodedSide, vectors: Mapping[str, Tensor], rows: Mapping[str, Tensor]
     ) -> Tensor:
-        parts = [encoded.numeric, self.bins[side](encoded.numeric), encoded.embeddings]
+        parts = [encoded.numeric, self.bins[side](encoded.numeric)]
+        parts += [encoded.embeddings[:, part] for part in self.plain[side]]
         for f in self.pooled[side]:
             if f.kind == "categorical":
                 parts.append(vectors[f.name].squeeze(1))

@@ -13,13 +13,11 @@ from tempfile import mkdtemp
 from core.errors import MissingStageError
 from core.settings import Settings
 from core.workspace import Workspace
-from serving.draw_candidates import draw
+from feature_repo.exported import read_exports
+from serving.draw_candidates import DrawPlan, draw
 from training.index import build_index
 from training.sets import build_set, set_configs
 from training.train import TrainOptions, train_stage
-
-NUM_REQUESTS, NUM_CANDIDATES = 400, 1_000
-"""Requests drawn for the first stage and candidates of each, as `python -m serving draw-candidates` does."""
 
 SHARED = ("dataset.json", "truth", "data", "snapshot", "training_sets/retrieval", "training_sets/second_stage")
 OPTIONAL = ("training_sets/catalogue",)
@@ -60,7 +58,8 @@ def share(source: Workspace, scratch: Workspace) -> None:
 def _train(scratch: Settings, seed: int, say: Say) -> None:
     """The stages of the pipeline that depend on the seed, in its order."""
     options = TrainOptions(seed=seed)
-    configs = set_configs(scratch.workspace.manifest())
+    has_foundation = "user_foundation" in read_exports(scratch.workspace)
+    configs = set_configs(scratch.workspace.manifest(), has_foundation=has_foundation)
     for kind in ("retrieval", "second_stage"):
         say(f"training {kind}")
         build_set(scratch, configs[kind], _silent)  # the shared one, unless what recipes read has changed since
@@ -68,7 +67,7 @@ def _train(scratch: Settings, seed: int, say: Say) -> None:
     say("index")
     build_index(scratch, _silent)
     say("candidates")
-    draw(scratch, NUM_REQUESTS, NUM_CANDIDATES, seed)
+    draw(scratch, DrawPlan(num_tests=0), seed)
     config = set_configs(scratch.workspace.manifest(), seed=seed)["first_stage"]
     build_set(scratch, config, _silent)
     say("training first_stage")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.workspace import Workspace
-from feature_repo.catalog import VIEWS
+from feature_repo.catalog import ALL_VIEWS
 from feature_repo.columns import null_columns
 from operations.skew_offline import micros_of, stored_columns
 from operations.skew_outcome import Cause
@@ -118,7 +118,7 @@ class Attribution:
 
 def entity_of(view: str) -> str:
     """user, post or creator."""
-    return VIEWS[view].entity
+    return ALL_VIEWS[view].entity
 
 
 def _open(causes: Sequence[Cause]) -> NDArray[np.bool_]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from core.ids import request_id_text
 from core.workspace import Workspace
-from feature_repo.catalog import CROSS_SOURCES, CROSS_VIEW, FIELDS, VIEWS
+from feature_repo.catalog import ALL_VIEWS, CROSS_SOURCES, CROSS_VIEW, FIELDS
 from feature_repo.columns import Columns
 from feature_repo.crosses import cross_features
 from operations.skew_causes import Attribution, Difference, Reading, entity_of, micros_of_views
@@ -78,7 +78,7 @@ class Comparison:
         names = [*batch.records[0].user, *batch.records[0].posts]
         offline |= self._outside_service([n for n in names if n not in offline and n in FIELDS])
         found = [f for name in names if (f := self._compare(name, offline, has_page)) is not None]
-        self._explain_stored([f for f in found if f.name.partition("__")[0] in VIEWS])
+        self._explain_stored([f for f in found if f.name.partition("__")[0] in ALL_VIEWS])
         self._explain_crosses(found)
         for one in found:
             self._count(one)
@@ -86,7 +86,7 @@ class Comparison:
     def _outside_service(self, names: Sequence[str]) -> Columns:
         """Served features that no feature service holds but crosses are computed from, M rows."""
         batch, columns = self._batch, Columns()
-        for view in sorted({n.partition("__")[0] for n in names} & VIEWS.keys()):
+        for view in sorted({n.partition("__")[0] for n in names} & ALL_VIEWS.keys()):
             of_view = [n for n in names if n.startswith(f"{view}__")]
             columns |= stored_columns(self._workspace, view, of_view, self._entity_ids(view), batch.served_at)
         return columns

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from core.errors import FeatureStoreError, VitrineError
 from core.workspace import Workspace
 from events.served import ServedPage
-from feature_repo.catalog import VIEWS
+from feature_repo.catalog import ALL_VIEWS
 from feature_repo.columns import Columns, columns_from_arrow
 from feature_repo.store import open_feature_store
 from serving.funnel.feature_record import FeatureRecord
@@ -88,7 +88,7 @@ def stored_columns(
     workspace: Workspace, view: str, names: Sequence[str], ids: NDArray[np.int64], micros: NDArray[np.int64]
 ) -> Columns:
     """Features `names` (`view__feature`) of one view as known at each instant (unix microseconds), [N] or [N, L]."""
-    key = VIEWS[view].join_key
+    key = ALL_VIEWS[view].join_key
     entity_rows = pd.DataFrame(
         {
             key: ids,

@@ -13,7 +13,7 @@ from core.errors import MissingStageError, StoreUnavailableError
 from core.settings import Settings
 from events.served import ServedLog, ServedPage
 from serving.bootstrap import Runtime, build_runtime
-from serving.draw_candidates import sample_requests
+from serving.draw_requests import sample_requests
 from serving.feature_log import FeatureLog, MaterializedText
 from serving.feature_log_files import Kept, read_feature_log
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from core.settings import Settings
 from core.workspace import Workspace
+from feature_repo.catalog import EXPORTED_VIEWS
 from operations.status_items import Item, minute, modified_at, newest, parquet_rows, read_object, span
 
 
@@ -74,6 +75,8 @@ def _materialized(workspace: Workspace) -> Item:
 
 def _feature_view(view: Path, now: datetime) -> Item:
     rows, event_at, known_at = parquet_rows(view), newest(view, "event_at"), newest(view, "known_at")
+    if rows == 0 and view.name in EXPORTED_VIEWS:
+        return Item(view.name, "not exported: the foundation user model is optional (make foundation)")
     if rows == 0:
         return Item(view.name, "no rows", "degraded", "make features")
     text = f"{rows:,} rows"

@@ -33,24 +33,27 @@ def snapshot() -> None:
 
 @app.command("draw-candidates")
 def draw_candidates(
-    requests: Annotated[int, typer.Option(min=1, max=1_000_000, help="Requests to sample.")] = 400,
-    candidates: Annotated[int, typer.Option(min=2, max=100_000, help="Candidates ranked per request.")] = 1_000,
+    requests: Annotated[int, typer.Option(min=1, max=1_000_000, help="Requests to learn from.")] = 240,
+    tests: Annotated[int, typer.Option(min=0, max=1_000_000, help="Requests of held-out users to judge by.")] = 80,
+    fewest: Annotated[int, typer.Option(min=2, max=100_000, help="Least candidates ranked per request.")] = 1_000,
+    most: Annotated[int, typer.Option(min=2, max=100_000, help="Most candidates ranked per request.")] = 5_000,
     seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
 ) -> None:
     """Ranks wide candidate sets of sampled requests in full and writes them as the table `candidates`."""
     from rich.progress import track
 
-    from serving.draw_candidates import draw
+    from serving.draw_candidates import DrawPlan, draw
 
     settings = Settings()
     configure_logs(settings.log_level)
     report = draw(
-        settings, requests, candidates, seed,
+        settings, DrawPlan(requests, tests, fewest, most), seed,
         progress=lambda steps, total: track(steps, "ranking requests", total=total, console=console),
     )  # fmt: skip
     console.print(
-        f"candidates: {report.num_requests:,} requests, {report.num_rows:,} rows, "
-        f"features warm after {report.warm_seconds:.1f} s, ranked in {report.rank_seconds:.1f} s",
+        f"candidates: {report.num_requests:,} requests to learn from, {report.num_tests:,} to judge by, "
+        f"{report.num_rows:,} rows, features warm after {report.warm_seconds:.1f} s, "
+        f"ranked in {report.rank_seconds:.1f} s",
         soft_wrap=True,
     )
 

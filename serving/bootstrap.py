@@ -67,12 +67,16 @@ class Runtime:
         first_stage: LightRanker | None = None,
         second_stage: HeavyRanker | None = None,
         observer: Observer | None = None,
+        features: FunnelFeatures | None = None,
         seed: int = 0,
     ) -> Funnel:
-        """A funnel of another spec over the same loaded parts; given rankers take the place of the bundles."""
+        """A funnel of another spec over the same loaded parts; given rankers take the place of the bundles.
+
+        `features`: those of another funnel, to share what it has read.
+        """
         return make_funnel(
             spec, self.snapshot, self.parts, self.journal, observer or self.metrics,
-            first_stage=first_stage, second_stage=second_stage, seed=seed,
+            first_stage=first_stage, second_stage=second_stage, features=features, seed=seed,
         )  # fmt: skip
 
     def degraded(self) -> tuple[str, ...]:
@@ -159,11 +163,12 @@ def make_funnel(
     first_stage: LightRanker | None = None,
     second_stage: HeavyRanker | None = None,
     feature_log: FeatureSink | None = None,
+    features: FunnelFeatures | None = None,
     seed: int = 0,
 ) -> Funnel:
     """A funnel over loaded parts; `feature_log` keeps what a bundle's second stage is fed."""
     bounds = InputBounds(parts.bounds, observer.out_of_bounds)
-    features = FunnelFeatures(parts.reader, snapshot.catalogue, spec.caches, parts.feature_names, bounds)
+    features = features or FunnelFeatures(parts.reader, snapshot.catalogue, spec.caches, parts.feature_names, bounds)
     versions = {kind: bundle for kind, bundle in parts.versions.items() if _uses(spec, kind)}
     recorder = FeatureRecorder(feature_log, features, spec.version, versions) if feature_log else None
     heavy = second_stage or (ModelRanker(parts.second_stage, features, recorder) if parts.second_stage else None)

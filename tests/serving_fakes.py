@@ -14,7 +14,7 @@ from core.schema import CONTENT_DIM, HEADS, MEDIA_TYPES
 from core.settings import Settings
 from core.workspace import DatasetManifest
 from events.journal import Journal
-from feature_repo.catalog import VIEWS
+from feature_repo.catalog import ALL_VIEWS
 from feature_repo.columns import Columns, null_columns
 from serving.bootstrap import Runtime, make_funnel
 from serving.feature_log import FeatureLog
@@ -122,7 +122,7 @@ class FakeReader:
         if self.is_down:
             raise StoreUnavailableError("Redis does not answer")
         self.num_reads[entity] += 1
-        names = [f"{view}__{field.name}" for view in views for field in VIEWS[view].fields]
+        names = [f"{view}__{field.name}" for view in views for field in ALL_VIEWS[view].fields]
         columns = null_columns(names, len(ids))
         if entity == "user":
             self._fill_users(columns, ids)

@@ -29,6 +29,9 @@ console = Console(stderr=True)
 Seed = Annotated[int, typer.Option(help="Decides sampling, initial weights and order of examples.")]
 Quick = Annotated[bool, typer.Option("--quick", help="One epoch on few rows: a check that everything runs.")]
 Force = Annotated[bool, typer.Option("--force", help="Do it again although nothing changed.")]
+Upsampled = Annotated[
+    str, typer.Option("--upsample", help="Column of an entity whose rare members' rows are repeated.")
+]
 Megabytes = Annotated[
     float | None, typer.Option(help="Give tables of ids rows without collisions within this memory.", min=0.0)
 ]
@@ -71,6 +74,10 @@ class _Bar:
     def at(self, what: str, done: int, total: int) -> None:
         self._progress.update(self._task, description=what, completed=done, total=total)
 
+    def tells(self, what: str) -> None:
+        """A line of its own, which stays."""
+        self._progress.console.print(what, markup=False, highlight=False)
+
     def says(self, what: str) -> None:
         self._progress.update(self._task, description=what)
 
@@ -91,9 +98,12 @@ def sets(
     """Join sampled impressions with the features known at their serve time."""
     with _told() as settings:
         from core.errors import ConfigError
+        from feature_repo.exported import read_exports
         from training.sets import build_set, set_configs
 
-        configs = set_configs(settings.workspace.manifest(), max_rows or (60_000 if quick else None), seed)
+        has_foundation = "user_foundation" in read_exports(settings.workspace)
+        rows = max_rows or (60_000 if quick else None)
+        configs = set_configs(settings.workspace.manifest(), rows, seed, has_foundation)
         unknown = sorted(set(only or ()) - set(configs))
         if unknown:
             raise ConfigError(f"no training set {', '.join(unknown)}; there are {', '.join(configs)}")
@@ -136,9 +146,16 @@ def leaks(
 
 
 @app.command()
-def retrieval(recipe: RecipeName = "default", seed: Seed = 0, quick: Quick = False, force: Force = False) -> None:
+def retrieval(
+    recipe: RecipeName = "default",
+    seed: Seed = 0,
+    quick: Quick = False,
+    force: Force = False,
+    table_megabytes: Megabytes = None,
+    upsample: Upsampled = "",
+) -> None:
     """Train two-tower retrieval."""
-    _train("retrieval", recipe, seed, quick, force)
+    _train("retrieval", recipe, seed, quick, force, table_megabytes, upsample)
 
 
 @app.command("second-stage")
@@ -148,7 +165,7 @@ def second_stage(
     quick: Quick = False,
     force: Force = False,
     table_megabytes: Megabytes = None,
-    upsample: Annotated[str, typer.Option(help="Column of an entity whose rare members' rows are repeated.")] = "",
+    upsample: Upsampled = "",
 ) -> None:
     """Train the multi-task second stage and calibrate it."""
     _train("second_stage", recipe, seed, quick, force, table_megabytes, upsample)
@@ -180,12 +197,81 @@ def table_budget(
 def first_stage(recipe: RecipeName = "default", seed: Seed = 0, quick: Quick = False, force: Force = False) -> None:
     """Distil the first stage from the second stage's ranking of drawn candidates."""
     with _told() as settings:
+        from training.processes import require_alone
         from training.sets import build_set, set_configs
 
+        require_alone("training first-stage")
         config = set_configs(settings.workspace.manifest(), 60_000 if quick else None, seed)["first_stage"]
         with _bar("Joining first_stage") as bar:
             build_set(settings, config, bar, is_forced=force)
     _train("first_stage", recipe, seed, quick, force)
+
+
+@app.command()
+def foundation(
+    snapshots: Annotated[int, typer.Option(min=1, help="Trainings along history; each makes the rows after it.")] = 4,
+    downstream: Annotated[
+        bool, typer.Option("--downstream", help="Then join the second stage's set with the vectors and train on it.")
+    ] = False,
+    seed: Seed = 0,
+    quick: Quick = False,
+    force: Force = False,
+) -> None:
+    """Train the foundation user model and export its vectors point-in-time as feature views."""
+    with _told() as settings:
+        from training.foundation import FoundationOptions, train_foundation
+        from training.foundation_downstream import train_downstream
+        from training.processes import require_alone
+
+        require_alone("training foundation")
+        options = FoundationOptions(snapshots, seed, quick, force)
+        with _bar("Foundation") as bar:
+            published, exports, steps = train_foundation(settings, options, bar.at)
+            if downstream:
+                second = train_downstream(settings, seed, quick, steps, bar.at)
+        table = Table("step", "seconds", title="From the log to a model that reads the vectors")
+        for step, seconds in steps.seconds.items():
+            table.add_row(step, f"{seconds:,.1f}")
+        console.print(table)
+        state = "trained" if published.is_new else "unchanged since the last training"
+        console.print(f"foundation {published.bundle_id} {state} ({published.reason})")
+        result: dict[str, object] = {"kind": "foundation", "bundle_id": published.bundle_id, "is_new": published.is_new}
+        result |= {"rows": {view: done.rows for view, done in exports.items()}, "seconds": steps.seconds}
+        result["metrics"] = {name: round(value, 5) for name, value in sorted(published.metrics.items())}
+        if downstream:
+            result["second_stage"] = {"bundle_id": second.bundle_id, "is_champion": second.is_champion}
+        _result(result)
+
+
+@app.command("foundation-gain")
+def foundation_gain(
+    heads: Annotated[
+        list[str] | None, typer.Option("--head", help="Heads to judge; default the frequent ones.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of the second stage each way.")] = 1,
+) -> None:
+    """Train the second stage with and without the foundation's vectors on the same rows, and compare."""
+    with _told() as settings:
+        from training.compare_foundation import WAYS
+        from training.compare_foundation import foundation_gain as compare
+        from training.evaluate import frequent_heads
+        from training.set_files import load_set
+
+        chosen = tuple(heads) if heads else frequent_heads(load_set(settings.workspace.training_sets, "second_stage"))
+        with _bar("Second stage") as bar:
+            gain = compare(settings, chosen, range(seeds), bar.says)
+        table = Table("rows of", "head", "metric", *WAYS, "gain", "spread", title="Second stage")
+        said: dict[str, object] = {}
+        for group, rows in gain.rows.items():
+            for name in (f"{kind}_{head}" for head in chosen for kind in ("auc", "ne", "gauc")):
+                without, with_ = (gain.mean(group, way, name) for way in WAYS)
+                spread = gain.spread(group, name)
+                cells = (f"{without:.4f}", f"{with_:.4f}", f"{with_ - without:+.4f}", f"{spread:.4f}")
+                kind, _, head = name.partition("_")
+                table.add_row(f"{group} ({rows:,})", head, kind, *cells)
+                said[f"{group}/{name}"] = [round(without, 5), round(with_, 5)]
+        console.print(table)
+        _result({"rows": dict(gain.rows), "seeds": seeds, "without_with": said})
 
 
 def _train(
@@ -198,11 +284,22 @@ def _train(
     upsample: str = "",
 ) -> None:
     with _told() as settings:
+        from training.processes import NotFirstError, joined
         from training.train import TrainOptions, train_stage
 
         options = TrainOptions(recipe, seed, quick, force, table_megabytes, upsample)
-        with _bar(f"Training {kind}") as bar:
-            published = train_stage(settings, kind, options, bar)  # type: ignore[arg-type]
+        try:
+            with joined() as number:
+                console.quiet = number > 0
+                with _bar(f"Training {kind}") as bar:
+                    published = train_stage(settings, kind, options, bar, bar.tells)  # type: ignore[arg-type]
+                if number > 0:
+                    raise NotFirstError  # there was nothing to train
+        except NotFirstError:
+            return
+        except KeyboardInterrupt:
+            console.print("stopped; the same command goes on from the last checkpoint")
+            raise typer.Exit(130) from None
         state = "unchanged since the last training" if not published.is_new else "trained"
         alias = "champion" if published.is_champion else "challenger"
         console.print(f"{kind} {published.bundle_id} {state}: {alias} ({published.reason})")
@@ -281,6 +378,25 @@ def evaluate(
         for table in record_evaluation(settings, found, chosen):
             wide.print(table)
         _result({"ranking": found.ranking.mean, "spread": found.ranking.spread, "retrieval": found.retrieval})
+
+
+@app.command()
+def survival(
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of the first stage; 1 judges the champion.")] = 1,
+) -> None:
+    """How much of the second stage's top survives the first stage's cut, on requests of held-out users."""
+    with _told() as settings:
+        from training.survival import measure_survival
+        from training.survival_report import record_survival, survival_metrics, target_line
+
+        with _bar("Survival") as bar:
+            found = measure_survival(settings, bar.says, seeds)
+        wide = console if console.is_terminal else Console(stderr=True, width=180)
+        for table in record_survival(settings, found):
+            wide.print(table)
+        if line := target_line(found):
+            wide.print(line, highlight=False)
+        _result({"seeds": seeds, **{name: round(value, 5) for name, value in survival_metrics(found).items()}})
 
 
 @app.command()

@@ -9,13 +9,17 @@ from dataclasses import dataclass
 import duckdb
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from core.held_out import hash64, is_held_out
 from core.schema import HEADS
 from training.labels import LABEL_WINDOW_SECONDS, POSITIVE_VALUES, label_columns_sql
 from training.sampling import keep_sql, sampling_rate
-from training.splits import SPLITS, TimeSplit, is_held_out
+from training.splits import SPLITS, TimeSplit
 
 LABELS = tuple(f"label_{head}" for head in HEADS)
+TAUGHT_BEST, TAUGHT_CANDIDATES = 300, 1_000
+"""Of a training request's candidates: so many of the best, and about so many in all."""
 CONTEXT_TEXTS = ("device", "country", "language", "surface")
 
 
@@ -115,11 +119,11 @@ def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
 def candidate_rows(connection: duckdb.DuckDBPyConnection, max_rows: int, seed: int) -> pa.Table:
     """One row per candidate of sampled requests in order of t: ids, request context, score and rank, labels null.
 
-    The first stage learns from the second stage's ranking. Held-out users are left out.
+    The first stage learns from the second stage's ranking.
     """
     rate = sampling_rate(_count(connection, "candidates"), max_rows)
     context = ", ".join(f"coalesce(r.{name}, '') AS request__{name}" for name in CONTEXT_TEXTS)
-    rows = connection.sql(f"""
+    return connection.sql(f"""
         SELECT c.user_id, c.post_id, p.creator_id, c.event_at AS served_at, {1.0 / rate}::FLOAT AS weights,
                c.request_id, {context}, c.score AS candidate__score, c.rank AS candidate__rank,
                {", ".join(f"NULL::FLOAT AS {name}" for name in LABELS)}
@@ -129,15 +133,28 @@ def candidate_rows(connection: duckdb.DuckDBPyConnection, max_rows: int, seed: i
         WHERE {keep_sql("c.request_id::VARCHAR", rate, seed)}
         ORDER BY c.event_at, c.request_id, c.rank
     """).to_arrow_table()
-    return rows.filter(pa.array(~is_held_out(rows["user_id"].to_numpy())))
 
 
-def assign_candidate_split(rows: pa.Table, validation_share: float = 0.2) -> np.ndarray:
-    """Index into SPLITS per row, [N]: the latest `validation_share` of requests validate, the others train."""
-    request_ids = rows["request_id"].to_numpy()
-    _, first, inverse = np.unique(request_ids, return_index=True, return_inverse=True)
-    order_of_request = np.empty(len(first), dtype=np.int64)
-    order_of_request[np.argsort(first, kind="stable")] = np.arange(len(first))
-    num_train = len(first) - round(len(first) * validation_share)
-    is_train = order_of_request[inverse] < num_train
-    return np.where(is_train, SPLITS.index("train"), SPLITS.index("validation")).astype(np.int8)
+def assign_candidate_split(rows: pa.Table, validation_share: float = 0.2) -> NDArray[np.int8]:
+    """Index into SPLITS per row, [N]: held-out users test; of the others' requests the latest validate."""
+    request_ids, is_test = rows["request_id"].to_numpy(), is_held_out(rows["user_id"].to_numpy())
+    others = request_ids[~is_test]
+    _, first = np.unique(others, return_index=True)
+    in_order = others[np.sort(first)]
+    validating = in_order[len(in_order) - round(len(in_order) * validation_share) :]
+    part = np.where(np.isin(request_ids, validating), SPLITS.index("validation"), SPLITS.index("train"))
+    return np.where(is_test, SPLITS.index("test"), part).astype(np.int8)
+
+
+def taught_candidates(rows: pa.Table, part: NDArray[np.int8], seed: int) -> NDArray[np.bool_]:
+    """True for rows that stay, [N]: of a training request with many candidates the best and a sample of the others.
+
+    Far down the list one candidate says what the next one does; other parts keep all, so that they measure all.
+    """
+    request_ids, post_ids = rows["request_id"].to_numpy(), rows["post_id"].to_numpy()
+    ranks = rows["candidate__rank"].to_numpy()
+    _, request_of, counts = np.unique(request_ids, return_inverse=True, return_counts=True)
+    rate = (TAUGHT_CANDIDATES - TAUGHT_BEST) / np.maximum(counts - TAUGHT_BEST, 1)
+    chance = hash64(hash64(request_ids, seed).view(np.int64) ^ post_ids) / 2.0**64
+    kept: NDArray[np.bool_] = (part != SPLITS.index("train")) | (ranks < TAUGHT_BEST) | (chance < rate[request_of])
+    return kept

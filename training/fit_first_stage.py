@@ -1,6 +1,6 @@
 """Trains the first stage on candidates that the second stage ranked: PSelect, and its scores as soft targets.
 
-Legend: R requests of a batch, C candidates of the longest, N candidates in all, D entries of a vector.
+Legend: R requests of a batch, C candidates of the longest, N candidates in all, U different posts, D vector entries.
 """
 
 from collections.abc import Mapping
@@ -15,10 +15,11 @@ from models.embeddings import start_tables
 from models.encode import EncodedSide, encode
 from models.features import FeatureSpec
 from models.first_stage import FirstStageConfig, build_first_stage
-from models.losses import listwise_distillation, masked_bce
+from models.losses import listwise_distillation, masked_bce, top_set_softmax
 from models.metrics import auc_by_group, normalised_entropy
 from models.numeric import require_columns
 from models.towers import TowerConfig, TwoTower
+from training.checkpoints import Checkpoints
 from training.examples import CANDIDATE_RANK, CANDIDATE_SCORE, Examples
 from training.loop import FittedModel, LoopConfig, Progress, run_training
 
@@ -31,23 +32,34 @@ class FirstStageRun:
 
     network: FirstStageConfig = field(default_factory=lambda: FirstStageConfig(TowerConfig(hidden=(128, 64))))
     loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(max_epochs=8, learning_rate=3e-3, validations_per_epoch=1, patience=2)
+        default_factory=lambda: LoopConfig(
+            batch_size=8192,
+            max_epochs=15,
+            learning_rate=3e-3,
+            table_learning_rate=0.02,
+            validations_per_epoch=1,
+            patience=5,
+        )
     )
     """`batch_size` counts candidates; whole requests are batched."""
     pointwise_weight: float = 1.0
     listwise_weight: float = 1.0
+    top_weight: float = 1.0
+    """Of the selected against all others (`top_set_softmax`)."""
     teacher_temperature: float = 0.7
     """Of the softmax over standardised second-stage scores; lower looks only at the top."""
 
 
 @dataclass(frozen=True)
 class _Requests:
-    """Candidates grouped by request: the user once per request, the posts per candidate."""
+    """Candidates grouped by request: the user once per request, a post once per serve time."""
 
     user: EncodedSide
     post: EncodedSide
+    post_of: Tensor
+    """[N] row of `post` of each candidate."""
     places: Tensor
-    """[R, C] row in `post`, -1 where a request has fewer candidates."""
+    """[R, C] candidate, -1 where a request has fewer."""
     selected: Tensor
     scores: Tensor
 
@@ -76,9 +88,13 @@ def _grouped(spec: FeatureSpec, examples: Examples, top_k: int) -> _Requests:
     num_candidates = np.empty(examples.num_rows, dtype=np.int64)
     num_candidates[order] = np.repeat(counts, counts)
     ranks = np.asarray(examples.columns[CANDIDATE_RANK], dtype=np.float32)
+    # A post's features depend on it and the serve time alone, and most posts are candidates of many requests.
+    keys = np.rec.fromarrays([examples.served_at, examples.post_ids])
+    _, post_rows, post_of = np.unique(keys, return_index=True, return_inverse=True)
     return _Requests(
         encode(spec, "user", users).take(torch.from_numpy(user_of[first])),
-        encode(spec, "post", examples.columns),
+        encode(spec, "post", {name: examples.columns[name][post_rows] for name in spec.columns("post")}),
+        torch.from_numpy(post_of),
         torch.from_numpy(grouped_RC),
         torch.from_numpy(select_labels(ranks, num_candidates, top_k)),
         torch.from_numpy(np.array(examples.columns[CANDIDATE_SCORE], dtype=np.float32)),
@@ -92,9 +108,10 @@ def _scores(module: TwoTower, data: _Requests, requests: Tensor) -> tuple[Tensor
     mask_RC = places_RC >= 0
     rows_N = places_RC[mask_RC]
     users_RD, bias_R = module.user_parts(data.user.take(requests))
-    posts_ND = module.post_vectors(data.post.take(rows_N))
+    posts, post_N = torch.unique(data.post_of[rows_N], return_inverse=True)
+    posts_UD = module.post_vectors(data.post.take(posts))
     request_N = mask_RC.nonzero()[:, 0]
-    score_N = (users_RD[request_N] * posts_ND).sum(1)
+    score_N = (users_RD @ posts_UD.T)[request_N, post_N]
     scores_RC = torch.zeros(mask_RC.shape).masked_scatter(mask_RC, score_N)
     return scores_RC, bias_R, mask_RC, rows_N
 
@@ -105,7 +122,9 @@ def _loss(module: TwoTower, data: _Requests, requests: Tensor, config: FirstStag
     pointwise = masked_bce(logits_N, data.selected[rows_N].unsqueeze(1))
     teacher_RC = torch.zeros(mask_RC.shape).masked_scatter(mask_RC, data.scores[rows_N])
     listwise = listwise_distillation(scores_RC, teacher_RC, mask_RC, config.teacher_temperature)
-    return config.pointwise_weight * pointwise + config.listwise_weight * listwise
+    is_top_RC = torch.zeros(mask_RC.shape).masked_scatter(mask_RC, data.selected[rows_N]) > 0
+    top = top_set_softmax(scores_RC, is_top_RC, mask_RC)
+    return config.pointwise_weight * pointwise + config.listwise_weight * listwise + config.top_weight * top
 
 
 def fit_first_stage(
@@ -116,13 +135,14 @@ def fit_first_stage(
     seed: int = 0,
     progress: Progress | None = None,
     num_threads: int = 2,
+    checkpoints: Checkpoints | None = None,
     tables: Mapping[str, Tensor] | None = None,
 ) -> FittedModel:
     """The trained first stage. Rows are candidates; columns candidate__rank and candidate__score teach.
 
     `metrics`: `recall_selected`, the share of a request's selected posts among as many best by this
-    model; `auc_selected`, mean AUC within requests; `ne_selected`. `tables` are weights that tables of their
-    name and shape start from.
+    model, and `survival`, among twice as many; `auc_selected`, mean AUC within requests; `ne_selected`. `tables` are
+    weights that tables of their name and shape start from.
     """
     config = config or FirstStageRun()
     torch.set_num_threads(num_threads)
@@ -145,7 +165,17 @@ def fit_first_stage(
             return {"valid_loss": sum(losses) / max(1, valid_data.num_requests)}
 
         units = max(1, config.loop.batch_size // per_request)
-        history = run_training(module, config.loop, data.num_requests, loss_of, validate, seed, progress, units)
+        history = run_training(
+            module,
+            config.loop,
+            data.num_requests,
+            loss_of,
+            validate,
+            seed,
+            progress,
+            units,
+            checkpoints=checkpoints,
+        )
     metrics = _metrics(module, valid_data)
     return FittedModel("first_stage", module, spec, config.network, (HEAD,), (), history, metrics)
 
@@ -157,15 +187,19 @@ def _pieces(data: _Requests, size: int = 16) -> list[Tensor]:
 @torch.no_grad()
 def _metrics(module: TwoTower, data: _Requests) -> dict[str, float]:
     module.eval()
-    recalls, scores, labels, probabilities, groups = [], [], [], [], []
+    recalls: list[Tensor] = []
+    survivals: list[Tensor] = []
+    scores, labels, probabilities, groups = [], [], [], []
     for requests in _pieces(data):
         scores_RC, bias_R, mask_RC, rows_N = _scores(module, data, requests)
         request_N = mask_RC.nonzero()[:, 0]
         selected_RC = torch.zeros(mask_RC.shape).masked_scatter(mask_RC, data.selected[rows_N])
         order_RC = scores_RC.masked_fill(~mask_RC, float("-inf")).argsort(dim=1, descending=True, stable=True)
         wanted_R1 = selected_RC.sum(1, keepdim=True)
-        is_kept_RC = torch.arange(mask_RC.shape[1]) < wanted_R1
-        recalls.append((selected_RC.gather(1, order_RC) * is_kept_RC).sum(1) / wanted_R1.squeeze(1).clamp(min=1))
+        found_RC, place_C = selected_RC.gather(1, order_RC), torch.arange(mask_RC.shape[1])
+        for shares, factor in ((recalls, 1), (survivals, 2)):
+            num_found_R = (found_RC * (place_C < factor * wanted_R1)).sum(1)
+            shares.append(num_found_R / wanted_R1.squeeze(1).clamp(min=1))
         scores.append(scores_RC[mask_RC])
         labels.append(data.selected[rows_N])
         probabilities.append(module.task_logits(scores[-1], bias_R[request_N]).squeeze(1).sigmoid())
@@ -174,6 +208,7 @@ def _metrics(module: TwoTower, data: _Requests) -> dict[str, float]:
     by_request, _, _ = auc_by_group(label, torch.cat(scores).numpy(), group)
     return {
         "recall_selected": float(torch.cat(recalls).mean()),
+        "survival": float(torch.cat(survivals).mean()),
         "auc_selected": float(np.nanmean(by_request)) if np.isfinite(by_request).any() else float("nan"),
         "ne_selected": normalised_entropy(label, torch.cat(probabilities).numpy()),
     }

@@ -4,7 +4,7 @@ Legend: B rows of a batch, P of them positives, T tasks.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -17,9 +17,14 @@ from models.encode import EncodedSide, encode
 from models.features import FeatureSpec
 from models.losses import masked_bce, sampled_softmax
 from models.metrics import auc, recall_at_k
+from models.sharded import is_sharded, rows_of_all
 from models.towers import TowerConfig, TwoTower
+from training import processes
+from training.balancing import Balance, draw_balanced
+from training.checkpoints import Checkpoints
 from training.examples import Examples
 from training.full_softmax import FullSoftmax
+from training.hard_negatives import HardNegatives, MinedPosts
 from training.labels import positive_values
 from training.loop import FittedModel, LoopConfig, Progress, run_training, spaced_rows
 from training.spectral import spectral_vectors
@@ -52,6 +57,10 @@ class RetrievalConfig:
     """"all": every post, for networks of identities alone; a batch is then of users with all their positives."""
     smoothing: float = 0.0
     """How far posts lie towards who engaged with them, in lengths of their identity; with "all" only."""
+    balance: Balance | None = None
+    """Draws rows so that one task's classes are even; its logits and the other tasks' weights are corrected."""
+    hard_negatives: HardNegatives | None = None
+    """Sets the positives of a user against posts that the last epoch's network ranks high for it."""
     recall_k: int = 100
 
     def __post_init__(self) -> None:
@@ -61,6 +70,10 @@ class RetrievalConfig:
             raise ValueError("smoothing is for softmax_over 'all'")
         if self.spectral_damping is not None and not (self.network.user_identity and self.network.post_identity):
             raise ValueError("spectral_damping places identities; name user_identity and post_identity in the network")
+        if self.balance is not None and self.balance.task not in self.tasks:
+            raise ValueError(f"balance names task {self.balance.task}, expected one of {', '.join(self.tasks)}")
+        if self.hard_negatives is not None and self.softmax_weight <= 0:
+            raise ValueError("hard_negatives stand in the softmax; give it a softmax_weight above 0")
 
 
 def task_labels(labels: NDArray[np.float32], tasks: tuple[str, ...]) -> NDArray[np.float32]:
@@ -84,6 +97,12 @@ class _Rows:
     weights: Tensor
     post_ids: Tensor
     log_q: Tensor
+    task_weights: Tensor | None = None
+    """[N, T] weights by task, where rows were drawn by the label of one."""
+    task_shifts: Tensor | None = None
+    """[T] what drawing added to the log odds."""
+    softmax_weights: Tensor | None = None
+    """[N] weights of positives in the softmax, where a row is drawn more or less often than it counts."""
 
     def users(self, batch: Tensor) -> EncodedSide:
         """The users of a batch of rows, one per row."""
@@ -91,9 +110,8 @@ class _Rows:
 
 
 def _encoded(spec: FeatureSpec, examples: Examples, config: RetrievalConfig) -> _Rows:
-    _, inverse, counts = np.unique(examples.post_ids, return_inverse=True, return_counts=True)
-    # The chance that a post takes a given place in a batch is its share of the rows.
-    log_q = np.log(counts / counts.sum())[inverse]
+    ids, inverse, counts = np.unique(examples.post_ids, return_inverse=True, return_counts=True)
+    log_q = _log_chances(ids, counts)[inverse]
     weights = np.ones(examples.num_rows) if examples.weights is None else examples.weights
     users, user_of = examples.users()
     return _Rows(
@@ -108,26 +126,78 @@ def _encoded(spec: FeatureSpec, examples: Examples, config: RetrievalConfig) -> 
     )
 
 
+def _log_chances(ids: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Log of the chance that a post takes a given place in a batch: its share of the rows."""
+    of_all, total = processes.counts_of_all(ids, counts)
+    return np.log(of_all.clip(1) / total)
+
+
 def _batch_loss(
-    module: TwoTower, rows: _Rows, batch: Tensor, config: RetrievalConfig, task_weights_T: Tensor
+    module: TwoTower,
+    rows: _Rows,
+    batch: Tensor,
+    config: RetrievalConfig,
+    task_weights_T: Tensor,
+    mined: MinedPosts | None = None,
 ) -> Tensor:
-    users_BD, user_bias_B = module.user_parts(rows.users(batch))
-    posts_BD = module.post_vectors(rows.post.take(batch))
+    users_BD, user_bias_B, posts_BD = module.pairs(rows.users(batch), rows.post.take(batch))
     logits_BT = module.task_logits((users_BD * posts_BD).sum(1), user_bias_B)
     weights_B = rows.weights[batch]
-    loss = config.pointwise_weight * masked_bce(logits_BT, rows.labels[batch], task_weights_T, weights_B)
+    weights = weights_B
+    if rows.task_weights is not None and rows.task_shifts is not None:
+        logits_BT, weights = logits_BT + rows.task_shifts, rows.task_weights[batch]
+    loss = config.pointwise_weight * masked_bce(logits_BT, rows.labels[batch], task_weights_T, weights)
     worth_B = rows.worth[batch]
     positives_P = worth_B.nonzero().squeeze(1)
+    log_q_N, ids_N, first = rows.log_q[batch], rows.post_ids[batch], 0
+    if is_sharded() and module.training and config.softmax_weight > 0:  # one softmax over what all drew
+        posts_BD, first = rows_of_all(posts_BD)
+        loss = loss + 0.0 * posts_BD.sum()  # without a positive here, the others still wait for the gradients' exchange
+        log_q_N, ids_N = rows_of_all(log_q_N)[0], rows_of_all(ids_N)[0]
+    softmax_weights = rows.weights if rows.softmax_weights is None else rows.softmax_weights
     if len(positives_P) and config.softmax_weight > 0:
         loss = loss + config.softmax_weight * sampled_softmax(
             users_BD[positives_P],
             posts_BD,
-            positives_P,
-            rows.log_q[batch],
-            rows.post_ids[batch],
-            (worth_B * weights_B)[positives_P],
+            positives_P + first,
+            log_q_N,
+            ids_N,
+            (worth_B * softmax_weights[batch])[positives_P],
+            None
+            if mined is None
+            else _hard_logits(module, rows, batch[positives_P], users_BD[positives_P], mined, config),
         )
     return loss
+
+
+def _hard_logits(
+    module: TwoTower, rows: _Rows, positives: Tensor, users_PD: Tensor, mined: MinedPosts, config: RetrievalConfig
+) -> Tensor | None:
+    """Corrected logits [P, K] of the posts mined for the users of these rows."""
+    mined_PK = mined.rows_RK[rows.user_of[positives]]
+    is_mined_PK = mined_PK >= 0
+    if not is_mined_PK.any():
+        return None
+    needed, place = torch.unique(mined_PK.clamp(min=0), return_inverse=True)
+    posts_PKD = module.post_vectors(rows.post.take(needed))[place]
+    log_q = config.log_q_power * mined.log_chance(config.loop.batch_size)
+    return ((users_PD[:, None] * posts_PKD).sum(2) - log_q).masked_fill(~is_mined_PK, float("-inf"))
+
+
+def _drawn(rows: _Rows, config: RetrievalConfig, balance: Balance, seed: int) -> tuple[_Rows, Tensor]:
+    """The rows with what drawing them changes, and the rows drawn, [M]."""
+    task = config.tasks.index(balance.task)
+    drawn = draw_balanced(rows.labels[:, task].numpy(), rows.weights.numpy(), balance, seed)
+    even_N = rows.weights / torch.from_numpy(drawn.rates)
+    weights_NT = even_N[:, None].repeat(1, len(config.tasks))
+    weights_NT[:, task] = rows.weights
+    shifts_T = torch.zeros(len(config.tasks))
+    shifts_T[task] = drawn.log_odds_shift
+    ids, post = np.unique(rows.post_ids.numpy(), return_inverse=True)
+    log_q = _log_chances(ids, np.bincount(post[drawn.rows], minlength=len(ids)))[post]
+    log_q_N = torch.from_numpy((config.log_q_power * log_q).astype(np.float32))
+    changed = replace(rows, log_q=log_q_N, task_weights=weights_NT, task_shifts=shifts_T, softmax_weights=even_N)
+    return changed, torch.from_numpy(drawn.rows)
 
 
 @torch.no_grad()
@@ -150,13 +220,20 @@ def _fit_in_batches(
     module: TwoTower,
     rows: _Rows,
     valid: _Rows,
+    train: Examples,
     config: RetrievalConfig,
     task_weights_T: Tensor,
     seed: int,
     progress: Progress | None,
+    checkpoints: Checkpoints | None,
 ) -> tuple[dict[str, float], ...]:
+    drawn = torch.arange(train.num_rows)
+    if config.balance is not None:
+        rows, drawn = _drawn(rows, config, config.balance, seed)
+    mined = None if config.hard_negatives is None else _mined(module, rows, train, config.hard_negatives, seed)
+
     def loss_of(batch: Tensor) -> Tensor:
-        return _batch_loss(module, rows, batch, config, task_weights_T)
+        return _batch_loss(module, rows, drawn[batch], config, task_weights_T, mined)
 
     def validate() -> dict[str, float]:
         size, total = config.loop.batch_size, len(valid.worth)
@@ -166,11 +243,19 @@ def _fit_in_batches(
         losses = [float(_batch_loss(module, valid, b, config, task_weights_T)) * len(b) for b in batches]
         return {"valid_loss": sum(losses) / total}
 
-    return run_training(module, config.loop, len(rows.worth), loss_of, validate, seed, progress)
+    return run_training(
+        module, config.loop, len(drawn), loss_of, validate, seed, progress, checkpoints=checkpoints, renewed=mined
+    )
 
 
 def _fit_over_all(
-    module: TwoTower, rows: _Rows, valid: _Rows, config: RetrievalConfig, seed: int, progress: Progress | None
+    module: TwoTower,
+    rows: _Rows,
+    valid: _Rows,
+    config: RetrievalConfig,
+    seed: int,
+    progress: Progress | None,
+    checkpoints: Checkpoints | None,
 ) -> tuple[dict[str, float], ...]:
     """Of `valid` the users: their positives in `rows` are what is watched, since every post stands in `rows`."""
     positives = rows.worth.nonzero().squeeze(1)
@@ -182,9 +267,17 @@ def _fit_over_all(
         batches = torch.split(watched, config.loop.batch_size)
         return {"valid_loss": sum(float(softmax.loss(users)) * len(users) for users in batches) / len(watched)}
 
-    history = run_training(module, config.loop, softmax.num_users, softmax.loss, validate, seed, progress)
+    num_users = softmax.num_users
+    history = run_training(
+        module, config.loop, num_users, softmax.loss, validate, seed, progress, checkpoints=checkpoints
+    )
     softmax.settle()
     return history
+
+
+def _mined(module: TwoTower, rows: _Rows, train: Examples, config: HardNegatives, seed: int) -> MinedPosts:
+    sides = rows.user, rows.post, rows.user_of.numpy()
+    return MinedPosts(module, *sides, train.user_ids, train.post_ids, rows.worth.numpy() > 0, config, seed)
 
 
 def fit_retrieval(
@@ -195,6 +288,7 @@ def fit_retrieval(
     seed: int = 0,
     progress: Progress | None = None,
     num_threads: int = 2,
+    checkpoints: Checkpoints | None = None,
 ) -> FittedModel:
     """The trained two-tower network.
 
@@ -203,6 +297,11 @@ def fit_retrieval(
     valid positives whose post ranks among the first k of all posts seen in `valid`.
     """
     config = config or RetrievalConfig()
+    reads_all = config.softmax_over == "all" or config.hard_negatives is not None
+    if processes.count() > 1 and (reads_all or config.spectral_damping is not None):
+        raise ValueError(
+            "softmax_over 'all', hard_negatives and spectral_damping read whole tables; train with one process"
+        )
     torch.set_num_threads(num_threads)
     rows = _encoded(spec, train, config)
     valid_examples = valid.take(spaced_rows(valid.num_rows, VALIDATION_ROWS))
@@ -219,10 +318,11 @@ def fit_retrieval(
         if config.spectral_damping is not None:
             _start_from_engagements(module, rows, config, config.spectral_damping, seed)
 
+        run = (seed, progress, checkpoints)
         if config.softmax_over == "all":
-            history = _fit_over_all(module, rows, valid_rows, config, seed, progress)
+            history = _fit_over_all(module, rows, valid_rows, config, *run)
         else:
-            history = _fit_in_batches(module, rows, valid_rows, config, task_weights_T, seed, progress)
+            history = _fit_in_batches(module, rows, valid_rows, train, config, task_weights_T, *run)
     metrics = _metrics(module, valid_rows, config)
     return FittedModel("retrieval", module, spec, config.network, config.tasks, (), history, metrics)
 

@@ -19,6 +19,8 @@ from models.embeddings import start_tables
 from models.features import FeatureSpec
 from models.metrics import head_metrics
 from models.second_stage import SecondStage, SecondStageConfig
+from training import processes
+from training.checkpoints import Checkpoints
 from training.encoded_examples import (
     EncodedExamples,
     StoredExamples,
@@ -85,10 +87,14 @@ def _encoded(
     return encoded, 0
 
 
-def _fit_spread(module: SecondStage, encoded: EncodedExamples | StoredExamples, num_rows: int) -> None:
+def _fit_spread(
+    module: SecondStage, encoded: EncodedExamples | StoredExamples, num_rows: int, num_processes: int
+) -> None:
     rows = torch.from_numpy(spaced_rows(num_rows, SPREAD_ROWS))
     sample = (encoded.take(few) for few in torch.split(rows, PREDICT_ROWS))
-    module.fit_spread(((few.sides, few.labels) for few in sample), max(1.0, num_rows / SPREAD_ROWS))
+    # The other processes have learnt from as many rows again.
+    scale = max(1.0, num_rows / SPREAD_ROWS) * num_processes
+    module.fit_spread(((few.sides, few.labels) for few in sample), scale)
 
 
 def fit_second_stage(
@@ -100,6 +106,7 @@ def fit_second_stage(
     seed: int = 0,
     progress: Progress | None = None,
     num_threads: int = 2,
+    checkpoints: Checkpoints | None = None,
     tables: Mapping[str, Tensor] | None = None,
 ) -> FittedModel:
     """The trained and calibrated second stage; all it learns comes before `valid` and `calibration`.
@@ -146,9 +153,10 @@ def fit_second_stage(
             per_batch,
             lambda drawn: encoded.take(rows_of(drawn)),
             block,
+            checkpoints,
         )
     module.shift(head_loss.correction)
-    _fit_spread(module, encoded, train.num_rows)
+    _fit_spread(module, encoded, train.num_rows, processes.count())
     later = StoredExamples(spec, calibration, network.heads)
     calibrators = fit_calibrators(
         predict_logits(module, later), calibration.labels_of(network.heads), calibration.weights

@@ -3,6 +3,7 @@
 Legend: B rows, L entries, D width, P posts, N entries that have a next one.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from models.losses import full_softmax
 from models.sequence import NextPost, SequenceConfig
+from training.checkpoints import Checkpoints
 from training.loop import LoopConfig, Progress, run_training
 
 VALID_BATCH = 2_048
@@ -64,6 +66,7 @@ def fit_sequence(
     seed: int = 0,
     progress: Progress | None = None,
     num_threads: int = 2,
+    checkpoints: Checkpoints | None = None,
 ) -> FittedSequence:
     """The encoder trained on histories [U, L] of posts, oldest first, from 1 on and zeros at the end.
 
@@ -98,7 +101,11 @@ def fit_sequence(
                 places_B = (logits_BP > logits_BP.gather(1, wanted_B[:, None])).sum(1)
                 gain += float(torch.where(places_B < FIRST_PLACES, 1.0 / torch.log2(places_B + 2.0), 0.0).sum())
             # The order of the first posts goes on improving long after the likelihood of the rest has turned.
-            return {"valid_loss": 1.0 - gain / len(valid_UL), "valid_cross_entropy": entropy / len(valid_UL)}
+            # No score is below NaN, so a network that has burst would seem to rank everything first.
+            loss = 1.0 - gain / len(valid_UL) if math.isfinite(entropy) else math.nan
+            return {"valid_loss": loss, "valid_cross_entropy": entropy / len(valid_UL)}
 
-        history = run_training(module, run.loop, len(inputs_UL), loss_of, validate, seed, progress)
+        history = run_training(
+            module, run.loop, len(inputs_UL), loss_of, validate, seed, progress, checkpoints=checkpoints
+        )
     return FittedSequence(module, history)

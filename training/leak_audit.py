@@ -17,7 +17,7 @@ from core.errors import InputError, MissingStageError
 from core.settings import Settings
 from core.workspace import Workspace
 from events.read import connect, register_log
-from feature_repo.catalog import CROSS_VIEW, FIELDS, VIEWS
+from feature_repo.catalog import ALL_VIEWS, CROSS_VIEW, FIELDS
 from training.examples import CANDIDATE_RANK, CANDIDATE_SCORE, Examples
 from training.leak_checks import AuditConfig, CheckResult, SetAudit, Told, creators_of, entity_ids, sampled
 from training.leak_counterfactual import rebuilt_and_compared
@@ -44,7 +44,7 @@ def audit_sets(settings: Settings, names: Sequence[str], config: AuditConfig, to
     try:
         register_log(connection, workspace.log)
         for name, rows in examples.items():
-            told(f"{name}: known times", 0, len(VIEWS))
+            told(f"{name}: known times", 0, len(ALL_VIEWS))
             checks[name].append(_known_times(connection, workspace, rows, config, told))
             checks[name].append(_alone(connection, name, rows, config, told))
         for name, result in rebuilt_and_compared(connection, settings, found, examples, config, told).items():
@@ -73,10 +73,10 @@ def _known_times(
     probe = Probe(entity_ids(connection, rows), np.asarray(rows.served_at), stored)
     leaks: list[Leak] = []
     num_values = 0
-    for done, view in enumerate(VIEWS.values(), start=1):
+    for done, view in enumerate(ALL_VIEWS.values(), start=1):
         late, num_compared = late_values(connection, workspace, view, probe, len(view.fields))
         leaks, num_values = leaks + late, num_values + num_compared
-        told("known times", done, len(VIEWS))
+        told("known times", done, len(ALL_VIEWS))
     return CheckResult("known time", rows.num_rows, num_values, tuple(leaks))
 
 

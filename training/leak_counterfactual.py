@@ -17,9 +17,11 @@ from core.settings import Settings
 from core.workspace import Workspace
 from feature_repo.catalog import FIELDS
 from training.examples import Examples
+from training.foundation import export_views
+from training.foundation_events import HOUR, read_events
 from training.leak_checks import AuditConfig, CheckResult, Told, entity_ids, sampled
 from training.set_files import ExampleSet
-from training.sets import Columns, joined_features
+from training.sets import FOUNDATION_SERVICE, Columns, joined_features
 from validation.counterfactual import PERIOD_SECONDS, changed_since, counterfactual, publication_before
 from validation.leakage import Leak, in_words, rows_that_differ
 
@@ -66,11 +68,22 @@ def rebuilt_and_compared(
             told(f"as of {at:%m-%d %H:%M}: {what}", done, len(cuts))
 
         with counterfactual(settings.workspace, settings, at, step) as (scratch, _):
+            if any(one.manifest.service == FOUNDATION_SERVICE for one in sets.values()):
+                step("exporting foundation vectors")
+                _export(settings, scratch, at)
             for name, rows in examples.items():
                 step(f"joining {name}")
                 _compare(connection, scratch, sets[name], rows, at, config, tallies[name])
     told("counterfactual", len(cuts), len(cuts))
     return {name: tally.result() for name, tally in tallies.items()}
+
+
+def _export(settings: Settings, scratch: Workspace, at: datetime) -> None:
+    """Fills the exported views of the cut log by the snapshots that had learned by then.
+
+    Raises LeakError where a snapshot had learned from what the cut log does not have.
+    """
+    export_views(scratch, settings.workspace, *read_events(settings, scratch), int(at.timestamp() // HOUR))
 
 
 def _compare(

@@ -4,11 +4,12 @@ The weights of the best validation are what remains.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,12 +19,16 @@ from torch import Tensor, nn
 from models.bundle import BundleKind, save_bundle
 from models.calibration import Calibrator
 from models.features import FeatureSpec
+from training import processes
 from training.best_weights import BestWeights
+from training.checkpoints import Checkpoints, RunState, SavedRun
 from training.optimisers import Optimisers
 
 T = TypeVar("T")
 MIXED_BLOCKS = 64
 """Blocks of neighbours whose rows are mixed; more mix better and read more of the files at once."""
+PROCESS_SEED = 7_919
+"""Between the seeds of processes that train together: each draws its own batches."""
 Progress = Callable[[int, int], None]
 """Told (steps done, steps planned); early stopping may end before the plan."""
 
@@ -80,6 +85,17 @@ class FittedModel:
             bounds,
         )
         return parent / bundle_id
+
+
+class Renewed(Protocol):
+    """What a loss reads beside its batch, renewed between epochs."""
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """All of it, by name; filled in place."""
+
+    def renew(self, epoch: int) -> None:
+        """Called before the first step of each epoch, from 0 on."""
 
 
 def rate_factor(config: LoopConfig, step: int, steps: int, steps_per_epoch: int) -> float:
@@ -143,64 +159,76 @@ def run_training(
     units_per_batch: int | None = None,
     prepare: Callable[[Tensor], Any] = lambda units: units,
     block: int = 0,
+    checkpoints: Checkpoints | None = None,
+    renewed: Renewed | None = None,
 ) -> tuple[dict[str, float], ...]:
-    """Trains in place, restores the best weights, gives the history.
+    """Trains in place, restores the best weights, gives the history; in process 0 of several.
+
+    Where several processes train together, each calls this with its own units and the same of everything else; a
+    batch is shared out among them. The others end with NotFirstError.
 
     `loss_of` is the loss of one batch: of what `prepare`, in another thread, makes of unit numbers (rows, or
     requests), the numbers themselves unless given. `validate()` must give `valid_loss`. `block`: `shuffled_batches`.
-    Uses torch's global generator only inside the caller's fork of it.
+    Uses torch's global generator only inside the caller's fork of it. With `checkpoints`, goes on where a killed
+    process stopped, with the same batches; what `loss_of` and `prepare` give must then follow from their inputs, the
+    weights, `renewed` and torch's global generator alone.
     """
     if num_units == 0:
         raise ValueError("no examples to train on; check the splits of the training set")
-    size = units_per_batch or config.batch_size
-    per_epoch = num_batches(num_units, size)
+    size = max(1, (units_per_batch or config.batch_size) // processes.count())
+    per_epoch = processes.smallest(num_batches(num_units, size))
     steps = per_epoch * config.max_epochs
     validate_every = max(1, per_epoch // config.validations_per_epoch)
     optimisers = Optimisers(
         module, config.learning_rate, config.table_learning_rate, config.weight_decay, config.max_gradient_norm
     )
-    generator = torch.Generator().manual_seed(seed)
-    history: list[dict[str, float]] = []
-    best_loss, misses = math.inf, 0
-    running, since, step = 0.0, 0, 0
+    generator = torch.Generator().manual_seed(seed + processes.number() * PROCESS_SEED)
+    processes.start_alike(module)
+    saved = (
+        None if checkpoints is None else SavedRun(checkpoints, module, optimisers, renewed.tensors if renewed else None)
+    )
+    run = RunState() if saved is None else saved.take_up(generator, steps)
     with BestWeights(module) as best:
-        for epoch in range(config.max_epochs):
-            for batch in prepared_ahead(shuffled_batches(num_units, size, generator, block), prepare):
-                factor = rate_factor(config, step, steps, per_epoch)
+        while run.step < steps and run.misses < config.patience:
+            epoch, at_start = run.step // per_epoch, generator.get_state()
+            if renewed is not None and run.step % per_epoch == 0:
+                renewed.renew(epoch)
+            batches = islice(shuffled_batches(num_units, size, generator, block), run.step % per_epoch, per_epoch)
+            for batch in prepared_ahead(batches, prepare):
+                factor = rate_factor(config, run.step, steps, per_epoch)
                 optimisers.set_rates(factor)
                 module.train()
                 loss = loss_of(batch)
                 optimisers.step(loss)
-                running, since, step = running + float(loss.detach()), since + 1, step + 1
+                run.running, run.since, run.step = run.running + float(loss.detach()), run.since + 1, run.step + 1
                 if progress is not None:
-                    progress(step, steps)
-                if step % validate_every and step != steps:
-                    continue
-                entry = {"step": float(step), "epoch": epoch + 1.0, "learning_rate": config.learning_rate * factor}
-                entry |= {"train_loss": running / since} | _validated(module, validate)
-                history.append(entry)
-                running, since = 0.0, 0
-                if entry["valid_loss"] < best_loss:
-                    best_loss, misses = entry["valid_loss"], 0
+                    progress(run.step, steps)
+                is_validated = run.step % validate_every == 0 or run.step == steps
+                if is_validated:
+                    entry = {"step": float(run.step), "epoch": epoch + 1.0}
+                    entry |= {"learning_rate": config.learning_rate * factor, "train_loss": run.running / run.since}
+                    run.history.append(entry | _validated(module, validate))
+                    run.running, run.since = 0.0, 0
+                if saved is not None and (is_validated or processes.of_first(saved.is_due())):
+                    saved.write(run, generator.get_state() if run.step % per_epoch == 0 else at_start, is_validated)
+                elif is_validated and run.misses == 0:
                     best.keep()
-                else:
-                    misses += 1
-                if misses >= config.patience:
+                if is_validated and run.misses >= config.patience:
                     break
-            if misses >= config.patience:
-                break
-        if math.isfinite(best_loss):
-            best.restore()
+        if run.history:
+            best.restore() if saved is None else saved.restore_best()
+    processes.collect(module)
     if progress is not None:
         progress(steps, steps)
     module.eval()
-    return tuple(history)
+    return tuple(run.history)
 
 
 @torch.no_grad()
 def _validated(module: nn.Module, validate: Callable[[], dict[str, float]]) -> dict[str, float]:
     module.eval()
     found = validate()
+    found["valid_loss"] = processes.of_first(found["valid_loss"])  # all must stop alike
     if not math.isfinite(found["valid_loss"]):
         raise ValueError(f"validation loss is {found['valid_loss']}; lower the learning rate or look for broken labels")
     return found

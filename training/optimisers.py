@@ -3,12 +3,16 @@
 Entry tables (the second stage's) learn by themselves during the backward pass, pooled tables (the towers') after it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from models.embeddings import EntryTables, table_modules
+from models.sharded import ShardedTables
+from training.processes import average_gradients
+
+LEARNS_ITSELF = (EntryTables, ShardedTables)
 
 
 class Optimisers:
@@ -23,10 +27,10 @@ class Optimisers:
         max_gradient_norm: float,
     ) -> None:
         parts = table_modules(module).values()
-        self._fused = [part for part in parts if isinstance(part, EntryTables)]
+        self._fused = [part for part in parts if isinstance(part, LEARNS_ITSELF)]
         is_table = {id(p) for part in parts for p in part.parameters()}
         self._dense = [p for p in module.parameters() if id(p) not in is_table]
-        self._tables = [p for part in parts if not isinstance(part, EntryTables) for p in part.parameters()]
+        self._tables = [p for part in parts if not isinstance(part, LEARNS_ITSELF) for p in part.parameters()]
         self._rates, self._max_norm = (learning_rate, table_learning_rate), max_gradient_norm
         self._optimisers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(self._dense, lr=learning_rate, weight_decay=weight_decay)
@@ -47,9 +51,29 @@ class Optimisers:
         for p in (*self._dense, *self._tables):
             p.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
+        average_gradients(self._dense)
         nn.utils.clip_grad_norm_(self._dense, self._max_norm)
         for optimiser in self._optimisers:
             optimiser.step()
+
+    def state(self) -> dict[str, Tensor]:
+        """What the optimisers have gathered so far, the tensors themselves."""
+        found = {f"fused/{i}/{name}": sums for i, part in enumerate(self._fused) for name, sums in part.sums().items()}
+        for o, optimiser in enumerate(self._optimisers):
+            for i, p in enumerate(optimiser.param_groups[0]["params"]):
+                found |= {f"{o}/{i}/{name}": value for name, value in optimiser.state.get(p, {}).items()}
+        return found
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Goes on from a `state`; tensors under other names are left alone."""
+        for i, part in enumerate(self._fused):
+            for name, sums in part.sums().items():
+                sums.copy_(state[f"fused/{i}/{name}"])
+        for o, optimiser in enumerate(self._optimisers):
+            for i, p in enumerate(optimiser.param_groups[0]["params"]):
+                of_p = {n.rsplit("/", 1)[1]: v.clone() for n, v in state.items() if n.startswith(f"{o}/{i}/")}
+                if of_p:
+                    optimiser.state[p] = of_p
 
 
 class RowwiseAdagrad(torch.optim.Optimizer):

@@ -71,6 +71,18 @@ def plot_importance(path: Path, importance: Mapping[str, float], what: str) -> P
     return _written(figure, path)
 
 
+def plot_survival(path: Path, curves: Mapping[str, Sequence[tuple[int, float]]], title: str) -> Path:
+    """`path`, share that survives against the size of the cut, one line per ranker and width."""
+    figure, axes = _new_figure(8, 5)
+    for name, points in curves.items():
+        cuts, shares = zip(*points, strict=True)
+        axes.plot(cuts, shares, marker="o", markersize=3, label=name)
+    axes.set(xscale="log", xlabel="kept after the cut", ylim=(0, 1.02), title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return _written(figure, path)
+
+
 def _written(figure: Any, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100, metadata={"Software": None})

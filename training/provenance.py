@@ -7,7 +7,30 @@ import models
 from core.files import content_hash
 
 ROOM = Path(__file__).resolve().parent
-LEARNING = ("loop", "fit_*", "recipe*", "spectral", "train", "importance", "unknown_users")
+LEARNING = (
+    "balancing",
+    "checkpoints",
+    "encoded_examples",
+    "examples",
+    "fit_*",
+    "foundation*",
+    "full_softmax",
+    "hard_negatives",
+    "head_losses",
+    "importance",
+    "labels",
+    "loop",
+    "optimisers",
+    "processes",
+    "recipe*",
+    "sampling",
+    "shared_codes",
+    "spectral",
+    "table_budget",
+    "train",
+    "unknown_users",
+    "upsampling",
+)
 
 
 def code_id(modules: Sequence[str]) -> str:

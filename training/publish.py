@@ -113,6 +113,11 @@ def history_curves(history: Sequence[Mapping[str, float]]) -> dict[str, list[flo
     return {f"curve/{name}": [entry[name] for entry in history if name in entry] for name in names}
 
 
+def cost_metrics(manifest: Mapping[str, Any]) -> dict[str, float]:
+    """What one example costs by a bundle's manifest, as `cost/<name>`."""
+    return {f"cost/{name}": float(value) for name, value in manifest["cost"].items()}
+
+
 def champion_bundle(settings: Settings, kind: str) -> Path:
     """The folder of the bundle that serves. Raises MissingStageError before one was trained."""
     pointer = settings.workspace.bundles / kind / "champion.json"

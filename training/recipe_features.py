@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.schema import CONTENT_DIM, HEADS, MEDIA_TYPES
-from feature_repo.catalog import CODES_LENGTH
+from feature_repo.catalog import CODES_LENGTH, FOUNDATION_DIM, FOUNDATION_HEADS
 from models.features import Feature, Side
 from models.semantic_ids import NUM_CODES, NUM_LEVELS
 
@@ -214,13 +214,28 @@ def cross_features() -> list[Feature]:
     ]
 
 
-def recipe_columns(has_crosses: bool) -> tuple[str, ...]:
+def foundation_features() -> list[Feature]:
+    """The foundation model's vectors, of which the second stage reads the products of user and post."""
+    users = [
+        Feature(f"user_foundation__{head}", "user", "embedding", dim=FOUNDATION_DIM, group="foundation")
+        for head in FOUNDATION_HEADS
+    ]
+    return [
+        *users,
+        Feature("user_foundation__num_events", "user", "numeric", "log1p"),
+        Feature("post_foundation__vector", "post", "embedding", dim=FOUNDATION_DIM, group="foundation"),
+    ]
+
+
+def recipe_columns(has_crosses: bool, has_foundation: bool = False) -> tuple[str, ...]:
     """Names of every column that a recipe reads, sorted."""
     unsized: Mapping[str, NDArray[Any]] = defaultdict(lambda: np.zeros(1, dtype=np.int64))
     widths = Widths()
     features = user_features(unsized, widths, 1) + post_features(unsized, widths)
     if has_crosses:
         features += [post_identity(unsized, widths), *cross_features()]
+    if has_foundation:
+        features += foundation_features()
     return tuple(sorted(f.name for f in features))
 
 

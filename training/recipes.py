@@ -17,6 +17,7 @@ from models.features import Feature
 from models.first_stage import FirstStageConfig
 from models.second_stage import SecondStageConfig
 from models.towers import TowerConfig
+from training.balancing import Balance
 from training.fit_first_stage import FirstStageRun
 from training.fit_retrieval import RetrievalConfig
 from training.fit_second_stage import SecondStageRun
@@ -24,6 +25,7 @@ from training.loop import LoopConfig
 from training.recipe_features import (
     Widths,
     cross_features,
+    foundation_features,
     post_features,
     post_identity,
     semantic_features,
@@ -95,9 +97,9 @@ def retrieval(columns: Columns, name: str = "default", seed: int = 0, quick: boo
     widths = Widths()
     features = [*user_features(columns, widths, history_length=30), *post_features(columns, widths)]
     features += _semantic(name, widths)
-    base = RetrievalConfig()
+    base = RetrievalConfig(softmax_weight=0.0, balance=Balance("click")) if name == "reference" else RetrievalConfig()
     run = replace(base, loop=_checked(name, quick, base.loop))
-    return Recipe("retrieval", name, tuple(features), run, _weights(name), seed)
+    return Recipe("retrieval", name, tuple(features), run, "sampling", seed)
 
 
 def second_stage(columns: Columns, name: str = "default", seed: int = 0, quick: bool = False) -> Recipe:
@@ -111,6 +113,8 @@ def second_stage(columns: Columns, name: str = "default", seed: int = 0, quick: 
     else:  # Without the candidate's own vector the history's posts have nothing to be compared with.
         features = [f for f in features if f.name != "user_history__history_post_ids"]
     features += _semantic(name, widths)
+    if "post_foundation__vector" in columns:
+        features += foundation_features()
     base = SecondStageRun(network=network)
     if len(post_keys) < SMALL_SET_ROWS:
         small = replace(base.loop, batch_size=256, learning_rate=1e-3, table_learning_rate=0.02)

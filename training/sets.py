@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from core.errors import FeatureStoreError, InputError, MissingStageError
 from core.files import content_hash
+from core.held_out import test_days
 from core.settings import Settings
 from core.workspace import DatasetManifest, Workspace
+from feature_repo.catalog import ALL_VIEWS, VIEWS
 from training.example_rows import (
     CONTEXT_TEXTS,
     LABELS,
@@ -23,6 +25,7 @@ from training.example_rows import (
     assign_candidate_split,
     candidate_rows,
     impression_rows,
+    taught_candidates,
 )
 from training.examples import CANDIDATE_RANK, CANDIDATE_SCORE
 from training.provenance import code_id
@@ -39,12 +42,16 @@ from training.set_files import (
 from training.splits import SPLITS, SplitConfig, time_split
 from training.user_rows import is_of_user, once_per_request, user_row_of
 
+FOUNDATION_SERVICE = "second_stage_v2"
+"""The feature service that reads exported views."""
+
 Columns = dict[str, NDArray[Any]]
+LEFT_OUT = -1
 Progress = Callable[[int, int], None]
 """Told (rows done, rows in all) as a set is joined."""
 
 
-CODE = ("example_rows", "labels", "sampling", "set_files", "sets", "splits", "user_rows")
+CODE = ("example_rows", "labels", "sampling", "set_files", "sets", "splits", "user_rows", "../core/held_out")
 """Modules whose text decides what a set holds."""
 
 READS = {
@@ -74,22 +81,27 @@ class SetConfig:
     split: SplitConfig = field(default_factory=SplitConfig)
 
 
-def set_configs(manifest: DatasetManifest, max_rows: int | None = None, seed: int = 0) -> dict[str, SetConfig]:
+def set_configs(
+    manifest: DatasetManifest, max_rows: int | None = None, seed: int = 0, has_foundation: bool = False
+) -> dict[str, SetConfig]:
     """The three sets for this data: second_stage, retrieval, first_stage.
+
+    `has_foundation`: the second stage also reads what the foundation model exported.
 
     World: whole requests sampled down to what one machine joins and learns in minutes; held-out users left out.
     Imported logs: every row and every user; the last two days test, the day before calibrates and stops training.
     """
     is_world = manifest.kind == "world"
-    split = SplitConfig() if is_world else SplitConfig(0.0, validation_days=0.0, calibration_days=1.0, test_days=2.0)
+    last_days = test_days(manifest.kind)
+    split = SplitConfig(test_days=last_days) if is_world else SplitConfig(0.0, 0.0, 1.0, last_days)
     rows = max_rows or 400_000
 
     base = SetConfig(
         "second_stage",
-        "second_stage_v1",
+        FOUNDATION_SERVICE if has_foundation else "second_stage_v1",
         "impressions",
         rows,
-        columns=recipe_columns(has_crosses=True),
+        columns=recipe_columns(has_crosses=True, has_foundation=has_foundation),
         is_held_out_excluded=is_world,
         seed=seed,
         split=split,
@@ -100,14 +112,21 @@ def set_configs(manifest: DatasetManifest, max_rows: int | None = None, seed: in
         "retrieval": replace(
             towers, name="retrieval", service="retrieval_v1", rows="engaged", negatives_per_positive=1.0
         ),
-        "first_stage": replace(towers, name="first_stage", service="first_stage_v1", rows="candidates"),
+        "first_stage": replace(
+            towers,
+            name="first_stage",
+            service="first_stage_v1",
+            rows="candidates",
+            max_rows=max_rows or 2_000_000,
+        ),
     }
 
 
 def inputs_id(workspace: Workspace, config: SetConfig) -> str:
     """Hash of the configuration, the data version and the state of the feature tables and log that a set reads."""
     tables = READS[config.rows]
-    folders = [workspace.features, *(workspace.log / table for table in tables)]
+    views = ALL_VIEWS if config.service == FOUNDATION_SERVICE else VIEWS
+    folders = [*(workspace.features / view for view in views), *(workspace.log / table for table in tables)]
     state = [
         f"{file.relative_to(workspace.root)} {(status := file.stat()).st_size} {status.st_mtime_ns}"
         for folder in folders
@@ -200,6 +219,7 @@ def _rows(settings: Settings, config: SetConfig) -> tuple[pa.Table, NDArray[np.i
         if config.rows == "candidates":
             rows = candidate_rows(connection, config.max_rows, config.seed)
             part = assign_candidate_split(rows)
+            part[~taught_candidates(rows, part, config.seed)] = LEFT_OUT
         else:
             query = RowQuery(config.max_rows, config.negatives_per_positive, config.is_held_out_excluded, config.seed)
             rows = impression_rows(connection, split, query)

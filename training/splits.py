@@ -1,4 +1,4 @@
-"""Splits by time only, and the users whose rows train nothing.
+"""Splits by time only; users whose rows train nothing are in `core/held_out.py`.
 
 Days count back from the end of the data, rounded up to the hour, in blocks of 24 hours, so that a log
 kept in another time zone still falls into its own local days:
@@ -7,7 +7,6 @@ kept in another time zone still falls into its own local days:
                                                               end of data ^
 """
 
-import math
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
@@ -15,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import InputError
+from core.held_out import DAY_SECONDS as DAY_SECONDS
+from core.held_out import HOUR_SECONDS, last_hour
+from core.held_out import is_held_out as is_held_out
 
 SPLITS = ("train", "validation", "calibration", "test")
-HELD_OUT_SHARE = 0.1
-DAY_SECONDS = 86_400.0
-HOUR_SECONDS = 3_600.0
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,7 @@ class TimeSplit:
 def time_split(first_event_at: datetime, last_event_at: datetime, config: SplitConfig) -> TimeSplit:
     """Boundaries for data of this span. Raises InputError when no day is left to train on."""
     first = first_event_at.timestamp()
-    # One microsecond past the last event, so that an event on the full hour stays inside the last day.
-    until = math.ceil((last_event_at.timestamp() + 1e-6) / HOUR_SECONDS) * HOUR_SECONDS
+    until = last_hour(last_event_at)
     test_from = until - config.test_days * DAY_SECONDS
     calibration_from = test_from - config.calibration_days * DAY_SECONDS
     validation_from = calibration_from - config.validation_days * DAY_SECONDS
@@ -71,17 +69,3 @@ def time_split(first_event_at: datetime, last_event_at: datetime, config: SplitC
             f"{config} needs more than {least:g} days; import a longer log"
         )
     return TimeSplit(train_from, validation_from, calibration_from, test_from, until)
-
-
-def hash64(ids: NDArray[np.int64], seed: int = 0) -> NDArray[np.uint64]:
-    """A well mixed 64-bit hash of each id, [N]; the same on every machine. Source: splitmix64 (Steele et al. 2014)."""
-    with np.errstate(over="ignore"):
-        z = ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15) * np.uint64(seed + 1)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
-
-
-def is_held_out(user_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """True for the tenth of users, chosen by a hash of the id, that closed-loop evaluation serves, [N]."""
-    return hash64(np.asarray(user_ids, dtype=np.int64)) < np.uint64(int(HELD_OUT_SHARE * 2**64))

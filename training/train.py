@@ -1,7 +1,7 @@
 """Trains one stage on its training set and publishes the result."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +19,8 @@ from models.calibration import apply_calibrators
 from models.features import FIT_ROWS, SIDES, Columns, Feature, fit_spec
 from models.fit_ids import fit_ids
 from models.metrics import head_metrics
-from training import recipes
+from training import processes, recipes
+from training.checkpoints import Checkpoints, held
 from training.examples import Examples, taken
 from training.fit_first_stage import FirstStageRun, fit_first_stage
 from training.fit_retrieval import RetrievalConfig, fit_retrieval
@@ -27,7 +28,7 @@ from training.fit_second_stage import fit_second_stage
 from training.importance import permutation_importance
 from training.loop import FittedModel, Progress, spaced_rows
 from training.plots import plot_calibration, plot_importance, plot_learning_curves
-from training.publish import Findings, Published, history_curves, publish, training_id, unchanged
+from training.publish import Findings, Published, cost_metrics, history_curves, publish, training_id, unchanged
 from training.recipe_features import FREQUENT_HEADS, ID_TABLES
 from training.recipes import Recipe
 from training.sampling import balancing_weights
@@ -61,12 +62,21 @@ class TrainOptions:
     """Bytes within which tables of ids get rows without collisions; None leaves them as the recipe has them."""
     upsampled: str = ""
     """Column of an entity whose rare members' rows are repeated; "" for none."""
+    without_views: tuple[str, ...] = ()
+    """Views whose features the model does not get, to see what they bring."""
 
 
-def train_stage(settings: Settings, kind: Kind, options: TrainOptions, progress: Progress | None = None) -> Published:
+def train_stage(
+    settings: Settings,
+    kind: Kind,
+    options: TrainOptions,
+    progress: Progress | None = None,
+    says: Callable[[str], None] = lambda _: None,
+) -> Published:
     """What training `kind` on its set published. Raises MissingStageError without the set.
 
-    Nothing is trained when neither the set nor the recipe changed since the last time, unless forced.
+    Nothing is trained when neither the set nor the recipe changed since the last time, unless forced. A training
+    that was killed goes on from its last checkpoint; `says` is told of it.
     """
     example_set = load_set(settings.workspace.training_sets, kind)
     train, validation, recipe = _prepared(example_set, kind, options)
@@ -79,12 +89,17 @@ def train_stage(settings: Settings, kind: Kind, options: TrainOptions, progress:
     if last is not None:
         return last
     started_at = WallClock().now()
-    fitted = _fit(recipe, train, validation, example_set, settings, progress)
-    bounds = compile_bounds(name for side in SIDES for name in fitted.spec.columns(side))
-    bundle = fitted.save(settings.workspace.bundles / kind, _versions(example_set.manifest, recipe), bounds)
-    with tempfile.TemporaryDirectory() as folder:
-        findings = _findings(Path(folder), started_at, fitted, bundle, example_set, validation, options)
-        return publish(settings, fitted, config, example_set.manifest, bundle, findings)
+    name = f"{kind}-{options.recipe}-{options.seed}" + ("-quick" if options.is_quick else "")
+    if processes.count() > 1:
+        name += f"-{processes.number()}of{processes.count()}"
+    checkpoints = Checkpoints(settings.workspace.checkpoints / name, trained_from, says=says)
+    with held(checkpoints):
+        fitted = _fit(recipe, train, validation, example_set, settings, progress, checkpoints)
+        bounds = compile_bounds(name for side in SIDES for name in fitted.spec.columns(side))
+        bundle = fitted.save(settings.workspace.bundles / kind, _versions(example_set.manifest, recipe), bounds)
+        with tempfile.TemporaryDirectory() as folder:
+            findings = _findings(Path(folder), started_at, fitted, bundle, example_set, validation, options)
+            return publish(settings, fitted, config, example_set.manifest, bundle, findings)
 
 
 def fit_stage(settings: Settings, kind: Kind, options: TrainOptions, progress: Progress | None = None) -> FittedModel:
@@ -102,7 +117,8 @@ def _prepared(example_set: ExampleSet, kind: Kind, options: TrainOptions) -> tup
     if options.table_megabytes is not None:
         plan = planned_tables(recipe.features, train.columns, options.table_megabytes)
         recipe = replace(recipe, features=with_plan(recipe.features, plan))
-    return train, validation, replace(recipe, upsampled=options.upsampled)
+    kept = tuple(f for f in recipe.features if f.name.partition("__")[0] not in options.without_views)
+    return train, validation, replace(recipe, features=kept, upsampled=options.upsampled)
 
 
 def planned_tables(features: Sequence[Feature], columns: Columns, megabytes: float) -> dict[str, TablePlan]:
@@ -132,6 +148,7 @@ def _fit(
     example_set: ExampleSet,
     settings: Settings,
     progress: Progress | None,
+    checkpoints: Checkpoints | None = None,
 ) -> FittedModel:
     if recipe.row_weights == "balanced":
         click = train.labels[:, HEADS.index("click")]
@@ -141,7 +158,8 @@ def _fit(
     spec = fit_ids(fit_spec(recipe.features, few.columns), train.columns, shared.codebooks)
     if recipe.upsampled:  # what was met how often is counted before
         train = upsampled(train, recipe.upsampled)
-    rest = (recipe.seed, progress, settings.num_threads)
+    train = processes.own_share(train)
+    rest = (recipe.seed, progress, settings.num_threads, checkpoints)
     if isinstance(recipe.run, RetrievalConfig):
         return fit_retrieval(train, validation, spec, recipe.run, *rest)
     if isinstance(recipe.run, FirstStageRun):
@@ -170,7 +188,7 @@ def _findings(
 ) -> Findings:
     curves = {k.removeprefix("curve/"): v for k, v in history_curves(fitted.history).items() if "loss" in k}
     plots = [plot_learning_curves(folder / "learning_curve.png", curves)]
-    metrics = {f"cost/{name}": float(value) for name, value in read_manifest(bundle_path)["cost"].items()}
+    metrics = cost_metrics(read_manifest(bundle_path))
     if fitted.kind != "second_stage":
         return Findings(started_at, metrics, plots)
     bundle = load_second_stage(bundle_path)

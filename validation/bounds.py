@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from feature_repo.catalog import FIELDS, VIEWS
+from feature_repo.catalog import ALL_VIEWS, FIELDS
 from validation.rules import Suite
 from validation.suites.features import cross_suite, view_suite
 
@@ -34,7 +34,7 @@ def compile_bounds(features: Iterable[str] | None = None) -> dict[str, dict[str,
     Names outside the catalogue (the request's own context) have no suite and so no bound.
     """
     bounds = suite_bounds(cross_suite())
-    for view in VIEWS.values():
+    for view in ALL_VIEWS.values():
         bounds |= suite_bounds(view_suite(view, _ANY_END))
     chosen = bounds if features is None else {name: bounds[name] for name in features if name in bounds}
     return {name: bound.to_json() for name, bound in chosen.items()}

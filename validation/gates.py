@@ -13,7 +13,7 @@ from core.settings import Settings
 from core.workspace import Workspace
 from events.log import count_rows
 from events.read import connect, register_log
-from feature_repo.catalog import VIEWS
+from feature_repo.catalog import EXPORTED_VIEWS, VIEWS
 from validation.drift import DriftReport, Profile, accept, compare, read_accepted, view_profiles
 from validation.drift_page import publish_drift
 from validation.feature_subjects import by_day_sql, newest_source_sql, view_key, view_sql
@@ -94,6 +94,13 @@ def check_features(settings: Settings, clock: Clock, told: Told = silent) -> lis
                 days = features_by_day(VIEWS[name], end_at, source_at)
                 profiles = by_day_sql(table, days.columns(), first_at)
                 gate.require(days, pandas_frame(connection.sql(profiles).to_arrow_table()))
+            for name in EXPORTED_VIEWS:
+                table = Table.at(name, workspace.features / name)
+                if table.num_rows:
+                    suite = view_suite(EXPORTED_VIEWS[name], end_at)
+                    has_copies = number_copies(connection, table, view_key(EXPORTED_VIEWS[name]))
+                    sql = view_sql(EXPORTED_VIEWS[name], table, suite.columns(), has_copies)
+                    gate.clean(suite, subject(connection, table, suite, sql, MOST_FEATURE_ROWS))
             told("drift")
             gate.drift = _accepted_drift(connection, workspace, end_at)
     finally:

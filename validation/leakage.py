@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from core.errors import LeakError
 from core.workspace import Workspace
-from feature_repo.catalog import VIEWS, View
+from feature_repo.catalog import ALL_VIEWS, View
 from feature_repo.columns import Columns, columns_from_arrow
 from validation.tables import Table
 
@@ -79,7 +79,7 @@ def require_known(
 def require_no_leak(connection: duckdb.DuckDBPyConnection, workspace: Workspace, probe: Probe) -> int:
     """The number of values compared. Raises LeakError where a stored value is not the one known at its use."""
     num_compared = 0
-    for view in VIEWS.values():
+    for view in ALL_VIEWS.values():
         leaks, num_values = late_values(connection, workspace, view, probe, PROBED_FEATURES)
         if leaks:
             raise LeakError(str(leaks[0]))

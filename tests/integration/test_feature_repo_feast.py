@@ -18,7 +18,7 @@ from core.settings import Settings
 from core.workspace import Workspace
 from feature_repo import link as link_module
 from feature_repo.build import build_features
-from feature_repo.catalog import CROSS_VIEW, ENTITY_VIEWS, FIELDS, VIEWS
+from feature_repo.catalog import ALL_VIEWS, CROSS_VIEW, ENTITY_VIEWS, EXPORTED_VIEWS, FIELDS
 from feature_repo.columns import Columns, columns_from_arrow, null_columns
 from feature_repo.crosses import cross_features
 from feature_repo.describe import num_features
@@ -32,6 +32,7 @@ from tests.feature_logs import END, START, random_log
 
 NOW = END - timedelta(hours=30, minutes=7)  # rows after it exist and must not show
 INSTANT = pa.timestamp("us", tz="UTC")
+EXPORTED = {f"{view.name}__{f.name}" for view in EXPORTED_VIEWS.values() for f in view.fields}
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*:DeprecationWarning"),  # from inside Feast, ibis and pandas
@@ -80,7 +81,7 @@ def test_a_training_frame_keeps_rows_and_order_and_adds_every_feature_of_the_ser
     rows = entity_rows(workspace)
     frame = training_frame(workspace, rows, "second_stage_v1")
     assert frame.select(rows.column_names).equals(rows)
-    wanted = set(FIELDS) - {"user_profile__followed_creator_ids"}
+    wanted = set(FIELDS) - {"user_profile__followed_creator_ids"} - EXPORTED
     assert set(frame.column_names) == set(rows.column_names) | wanted
     assert set(training_frame(workspace, rows, "retrieval_v1").column_names) == set(rows.column_names) | {
         n for n in wanted if not n.startswith(CROSS_VIEW)
@@ -114,7 +115,7 @@ def test_online_and_offline_agree_at_the_same_instant(workspace: Workspace) -> N
     crosses = cross_features(user, post, NOW.timestamp())
     together = {**user, **post, **creator, **crosses}
     del together["user_profile__followed_creator_ids"]
-    assert_columns_equal(together, offline)
+    assert_columns_equal({name: column for name, column in together.items() if name not in EXPORTED}, offline)
     assert (offline["post_activity__num_impressions_total"] > 0).sum() > 5
 
 
@@ -123,7 +124,7 @@ def test_the_fast_online_read_equals_feasts_own(workspace: Workspace) -> None:
     fast = OnlineFeatures(workspace)
     for entity, key in (("user", "user_id"), ("post", "post_id"), ("creator", "creator_id")):
         ids = [0, 1, 2, 999]
-        refs = [f"{view}:{f.name}" for view in ENTITY_VIEWS[entity] for f in VIEWS[view].fields]
+        refs = [f"{view}:{f.name}" for view in ENTITY_VIEWS[entity] for f in ALL_VIEWS[view].fields]
         response = store.get_online_features(refs, [{key: i} for i in ids], full_feature_names=True).to_dict()
         columns = fast.read(entity, np.array(ids))
         for name, values in columns.items():
@@ -141,7 +142,7 @@ def test_the_fast_online_read_equals_feasts_own(workspace: Workspace) -> None:
 
 def test_an_unknown_id_reads_as_null_and_no_ids_as_no_rows(workspace: Workspace) -> None:
     online = OnlineFeatures(workspace)
-    names = [f"{view}__{f.name}" for view in ENTITY_VIEWS["post"] for f in VIEWS[view].fields]
+    names = [f"{view}__{f.name}" for view in ENTITY_VIEWS["post"] for f in ALL_VIEWS[view].fields]
     assert_columns_equal(online.read("post", np.array([10**12])), null_columns(names, 1))
     assert_columns_equal(online.read("post", np.array([], dtype=np.int64)), null_columns(names, 0))
     with pytest.raises(ValueError, match="not about a post"):
@@ -201,7 +202,7 @@ def test_feasts_redis_format_is_one_line_away_and_agrees(
     store = open_feature_store(workspace)
     store.materialize(END - timedelta(days=3650), END, feature_views=["user_profile"])
     packed.materialize(END - timedelta(days=3650), END, feature_views=["user_profile"])
-    refs = [f"user_profile:{f.name}" for f in VIEWS["user_profile"].fields]
+    refs = [f"user_profile:{f.name}" for f in ALL_VIEWS["user_profile"].fields]
     rows = {"user_id": [*range(10)]}
     assert store.get_online_features(refs, rows).to_dict() == packed.get_online_features(refs, rows).to_dict()
     with pytest.raises(ConfigError, match="PackedOnlineStore"):
@@ -283,7 +284,7 @@ def test_there_are_at_least_sixty_features_and_every_view_says_whose_it_is(works
     store = open_feature_store(workspace)
     assert num_features() >= 60
     views = [*store.list_batch_feature_views(), *store.list_on_demand_feature_views()]
-    assert len(views) == len(VIEWS) + 1
+    assert len(views) == len(ALL_VIEWS) + 1
     assert all(v.description and v.owner and {"grain", "freshness", "owner"} <= set(v.tags) for v in views)
 
 
@@ -303,7 +304,7 @@ def run_feast(workspace: Workspace, repo: Path, *command: str) -> str:
 
 def test_bare_feast_apply_works_in_a_linked_repo(workspace: Workspace, tmp_path: Path) -> None:
     run_feast(workspace, tmp_path / "feature_repo", "apply")
-    assert len(open_feature_store(workspace).list_feature_services()) == 3
+    assert len(open_feature_store(workspace).list_feature_services()) == 4
 
 
 @pytest.mark.long

@@ -13,7 +13,7 @@ from core.settings import Settings
 from events.synthetic.config import PRESETS
 from events.synthetic.generate import generate
 from events.synthetic.truth import Truth
-from feature_repo.catalog import ENTITY_VIEWS, VIEWS
+from feature_repo.catalog import ALL_VIEWS, ENTITY_VIEWS
 from feature_repo.columns import null_columns
 from operations.__main__ import app
 from operations.evaluate import EvaluationConfig, evaluate
@@ -36,7 +36,7 @@ class NullReader:
 
     def read(self, entity, ids, views=None):
         return null_columns(
-            [f"{v}__{f.name}" for v in views or ENTITY_VIEWS[entity] for f in VIEWS[v].fields], len(ids)
+            [f"{v}__{f.name}" for v in views or ENTITY_VIEWS[entity] for f in ALL_VIEWS[v].fields], len(ids)
         )
 
 

@@ -8,11 +8,12 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
-from core.errors import MissingStageError, StoreUnavailableError
+from core.errors import ConfigError, MissingStageError, StoreUnavailableError
+from core.held_out import is_held_out
 from core.schema import CANDIDATES, REQUESTS
 from events.log import replace_all
 from models.ann import load_index, write_index
-from serving.draw_candidates import draw, draw_spec
+from serving.draw_candidates import DrawPlan, draw, draw_spec
 from serving.spec_file import load_spec
 from serving.vector_search import IndexSearch
 from tests.serving_fakes import (
@@ -39,10 +40,14 @@ def read(runtime):
     return ds.dataset(folder, schema=CANDIDATES.arrow, format="parquet").to_table()
 
 
-def write_requests(runtime, count):
+def plan_of(num_requests, fewest=50, most=50):
+    return DrawPlan(num_requests, 0, fewest, most)
+
+
+def write_requests(runtime, count, num_users=10):
     rows = [
         {
-            "request_id": 1000 + i, "user_id": i % 10, "session_id": i, "surface": "explore", "country": "US",
+            "request_id": 1000 + i, "user_id": i % num_users, "session_id": i, "surface": "explore", "country": "US",
             "language": "en", "device": "web", "spec_version": "log", "event_at": AS_OF - timedelta(hours=i % 40 + 1),
             "known_at": AS_OF - timedelta(hours=i % 40 + 1),
         }
@@ -53,40 +58,59 @@ def write_requests(runtime, count):
 
 def test_candidates_of_sampled_requests_are_ranked_in_full(runtime):
     write_requests(runtime, 50)
-    report = draw(runtime.settings, 8, 150, seed=1, runtime=runtime)
+    report = draw(runtime.settings, plan_of(6, 40, 320), seed=1, runtime=runtime)
     table = read(runtime).to_pandas()
-    assert report.num_requests == table["request_id"].nunique() == 8
+    assert report.num_requests == table["request_id"].nunique() == 6
     assert report.num_rows == len(table)
+    assert sorted(table.groupby("request_id").size()) == [40, 40, 80, 80, 160, 320]
     for _, rows in table.groupby("request_id"):
         rows = rows.sort_values("rank")
         assert rows["rank"].tolist() == list(range(len(rows)))
         assert (np.diff(rows["score"]) <= 0).all()
         assert rows["num_candidates"].unique().tolist() == [len(rows)]
-        assert len(rows) == 150
         assert rows["post_id"].is_unique
     assert (table["event_at"] == AS_OF).all()
     assert all(len(sources) for sources in table["sources"])
 
 
+def test_those_that_judge_are_held_out_users_of_the_test_day_and_the_others_teach(runtime):
+    write_requests(runtime, 400, num_users=200)
+    report = draw(runtime.settings, DrawPlan(40, 4, 20, 60), seed=1, runtime=runtime)
+    table = read(runtime).to_pandas().groupby("request_id").agg(user=("user_id", "first"), rows=("post_id", "size"))
+    logged = ds.dataset(runtime.workspace.log / "requests", format="parquet").to_table().to_pandas()
+    table = table.join(logged.set_index("request_id")["event_at"])
+    is_test = is_held_out(table["user"].to_numpy())
+    assert (report.num_requests, report.num_tests) == (int((~is_test).sum()), int(is_test.sum())) == (40, 4)
+    assert table["user"].is_unique
+    # The last event is on the full hour, which still belongs to the day behind it.
+    assert ((table["event_at"] >= AS_OF - timedelta(hours=23)) == is_test).all()
+    assert sorted(table["rows"][is_test]) == [20, 20, 60, 60]
+
+
+def test_an_impossible_plan_is_refused():
+    with pytest.raises(ConfigError, match="from 30 to 20"):
+        DrawPlan(fewest=30, most=20)
+
+
 def test_drawing_again_replaces_the_table_and_a_seed_repeats_it(runtime):
     write_requests(runtime, 50)
-    draw(runtime.settings, 8, 50, seed=1, runtime=runtime)
+    draw(runtime.settings, plan_of(8), seed=1, runtime=runtime)
     first = read(runtime).sort_by([("request_id", "ascending"), ("rank", "ascending")])
-    draw(runtime.settings, 8, 50, seed=1, runtime=runtime)
+    draw(runtime.settings, plan_of(8), seed=1, runtime=runtime)
     second = read(runtime).sort_by([("request_id", "ascending"), ("rank", "ascending")])
     assert first.equals(second)
-    draw(runtime.settings, 8, 50, seed=2, runtime=runtime)
+    draw(runtime.settings, plan_of(8), seed=2, runtime=runtime)
     assert set(read(runtime)["request_id"].to_pylist()) != set(first["request_id"].to_pylist())
 
 
 def test_users_stand_in_where_the_log_has_no_requests(runtime):
-    assert draw(runtime.settings, 5, 20, seed=1, runtime=runtime).num_requests == 5
+    assert draw(runtime.settings, plan_of(5, 20, 20), seed=1, runtime=runtime).num_requests == 5
     assert set(read(runtime)["user_id"].to_pylist()) <= set(range(30))
 
 
 def test_features_are_read_in_bulk(runtime):
     write_requests(runtime, 50)
-    draw(runtime.settings, 20, 50, seed=1, runtime=runtime)
+    draw(runtime.settings, plan_of(20), seed=1, runtime=runtime)
     reads = runtime.parts.reader.num_reads
     assert reads["user"] == 1
     assert reads["post"] == 1
@@ -98,13 +122,13 @@ def test_nothing_is_written_without_the_store_or_the_model(tmp_path):
     reader.is_down = True
     down = make_runtime(tmp_path / "down", make_spec(), make_parts(snapshot, reader))
     with pytest.raises(StoreUnavailableError):
-        draw(down.settings, 5, 20, seed=1, runtime=down)
+        draw(down.settings, plan_of(5, 20, 20), seed=1, runtime=down)
     untrained = make_runtime(tmp_path / "untrained", make_spec(), without(make_parts(snapshot), "second_stage"))
     with pytest.raises(MissingStageError, match="second-stage"):
-        draw(untrained.settings, 5, 20, seed=1, runtime=untrained)
+        draw(untrained.settings, plan_of(5, 20, 20), seed=1, runtime=untrained)
     blind = make_runtime(tmp_path / "blind", make_spec(), without(make_parts(snapshot), "tower", "search"))
     with pytest.raises(StoreUnavailableError, match="two_tower"):
-        draw(blind.settings, 5, 20, seed=1, runtime=blind)
+        draw(blind.settings, plan_of(5, 20, 20), seed=1, runtime=blind)
     for runtime in (down, untrained, blind):
         assert not (runtime.workspace.log / "candidates").exists()
         runtime.close()

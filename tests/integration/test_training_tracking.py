@@ -91,7 +91,7 @@ def test_a_version_points_at_its_bundle_and_carries_no_pickle(
     from mlflow import MlflowClient
 
     run_id = run(tracker, tmp_path, 0.5, kind="first_stage")
-    made = tracker.register("first_stage", run_id, Standing("d1", {"validation/recall_selected": 0.5}))
+    made = tracker.register("first_stage", run_id, Standing("d1", {"validation/survival": 0.5}))
     version = MlflowClient(tracking_uri(settings), tracking_uri(settings)).get_model_version(made.model, made.version)
     assert version.source.endswith("/artifacts/bundle")
     assert version.tags["bundle_id"] == "abcdef123456"

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from models.features import Feature, FeatureSpec
+from models.inputs import embedding_pairs, plain_embeddings
 from tests.planted_examples import examples, features, spec_of
 
 
@@ -62,3 +63,24 @@ def test_cut_shortens_sequences_only():
     lengths = {f.name: f.length for f in spec.features}
     assert lengths["history__post_ids"] == 2
     assert lengths["user__codes"] == 3
+
+
+def test_embeddings_of_a_group_pair_each_of_the_users_with_the_posts():
+    rows = [
+        ("a", "user", 2, ""),
+        ("b", "user", 3, "g"),
+        ("c", "user", 3, "g"),
+        ("d", "post", 4, ""),
+        ("e", "post", 3, "g"),
+    ]
+    spec = FeatureSpec(tuple(Feature(n, side, "embedding", dim=d, group=g) for n, side, d, g in rows))
+    assert embedding_pairs(spec) == [(slice(2, 5), slice(4, 7)), (slice(5, 8), slice(4, 7))]
+    assert plain_embeddings(spec, "user") == [slice(0, 2)]
+    assert plain_embeddings(spec, "post") == [slice(0, 4)]
+
+
+@pytest.mark.parametrize("post", [("user", 3), ("post", 4)])
+def test_a_group_without_a_post_of_its_width_is_refused(post):
+    other = Feature("e", post[0], "embedding", dim=post[1], group="g")
+    with pytest.raises(ValueError, match="embedding group g"):
+        embedding_pairs(FeatureSpec((Feature("b", "user", "embedding", dim=3, group="g"), other)))

@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from models.encode import EncodedSide
+from models.features import Feature, FeatureSpec
 from models.history import oldest_first
 from models.second_stage import SecondStage, SecondStageConfig
 from tests.planted_examples import examples, spec_of
@@ -81,3 +83,19 @@ def test_entries_know_of_those_before_them(requests, encoder):
 def test_histories_are_turned_round_and_padding_stays():
     is_entry = torch.tensor([[True, True, True, False], [True, False, True, False], [False] * 4])
     assert oldest_first(is_entry).tolist() == [[2, 1, 0, 3], [2, 1, 0, 3], [0, 1, 2, 3]]
+
+
+def test_the_product_of_two_vectors_of_a_group_is_all_that_is_read_of_them():
+    pair = [Feature(name, side, "embedding", dim=4, group="g") for name, side in (("u", "user"), ("p", "post"))]
+    torch.manual_seed(0)
+    module = SecondStage(FeatureSpec(tuple(pair)), NETWORK, is_training=False).eval()
+    user, post = torch.randn(2, 4), torch.randn(2, 4)
+    turned, _ = torch.linalg.qr(torch.randn(4, 4))
+
+    def logits(user, post):
+        nothing = {"numeric": torch.empty(2, 0), "ids": torch.empty(2, 0, dtype=torch.int64), "sequences": {}}
+        sides = [EncodedSide(embeddings=values, **nothing) for values in (user, post, torch.empty(2, 0))]
+        return module(*sides)
+
+    assert torch.allclose(logits(user, post), logits(user @ turned, post @ turned), atol=1e-6)
+    assert not torch.allclose(logits(user, post), logits(user, post @ turned), atol=1e-3)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from models.losses import listwise_distillation, masked_bce, sampled_softmax
+from models.losses import listwise_distillation, masked_bce, sampled_softmax, top_set_softmax
 
 
 def test_masked_bce_by_hand_with_heads_and_rows_weighted():
@@ -88,3 +88,30 @@ def test_distillation_of_a_request_with_one_candidate_is_finite():
     ).backward()
     assert student.grad is not None
     assert student.grad.isfinite().all()
+
+
+def test_the_top_set_against_the_rest_by_hand():
+    scores = torch.tensor([[2.0, 1.0, 0.0, -1.0, 9.0], [0.5, 0.0, 0.0, 0.0, 0.0]])
+    is_top = torch.tensor([[True, True, False, False, False], [False] * 5])
+    mask = torch.tensor([[True, True, True, True, False], [True] * 5])
+    rest = math.log(math.exp(0.0) + math.exp(-1.0))
+    by_hand = [math.log1p(math.exp(rest - score)) for score in (2.0, 1.0)]
+    assert float(top_set_softmax(scores, is_top, mask)) == pytest.approx(sum(by_hand) / 2 / 2)
+
+
+def test_the_top_set_loss_asks_nothing_of_the_order_within():
+    scores = torch.tensor([[3.0, 1.0, -2.0, -4.0]], requires_grad=True)
+    is_top = torch.tensor([[True, True, False, False]])
+    top_set_softmax(scores, is_top, torch.ones(1, 4, dtype=torch.bool)).backward()
+    gradient = scores.grad[0]
+    assert gradient.sign().tolist() == [-1.0, -1.0, 1.0, 1.0]
+    assert gradient[1] < gradient[0]  # nearer to the cut, pushed harder
+    assert gradient[2] > gradient[3]
+
+
+def test_a_request_of_nothing_but_its_top_set_has_a_finite_loss():
+    scores = torch.tensor([[3.0, 1.0]], requires_grad=True)
+    loss = top_set_softmax(scores, torch.ones(1, 2, dtype=torch.bool), torch.ones(1, 2, dtype=torch.bool))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert scores.grad.isfinite().all()

@@ -65,6 +65,7 @@ def test_the_parts_are_days_and_the_test_days_come_last(data):
     assert set(days_of(parts.test)) == {3, 4}
     assert days_of(parts.valid).tolist() == [2]
     assert sorted(days_of(parts.train)) == [-1] * 5 + [0, 1]
+    assert sorted(days_of(parts.whole)) == [-1] * 5 + [0, 1, 2]
 
 
 def test_tuning_judges_on_the_last_two_days_before_the_test_days(tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from core.schema import HEADS
-from feature_repo.catalog import CROSS_FIELDS, CROSS_VIEW, ENTITY_VIEWS, VIEWS
+from feature_repo.catalog import ALL_VIEWS, CROSS_FIELDS, CROSS_VIEW, ENTITY_VIEWS
 from feature_repo.columns import Columns, null_columns
 from feature_repo.crosses import cross_features
 from training.examples import Examples
@@ -14,7 +14,7 @@ AT = np.full(NUM_ROWS, 1_700_000_000.0)
 
 
 def random_columns(entity: str, rng: np.random.Generator) -> Columns:
-    names = [f"{view}__{f.name}" for view in ENTITY_VIEWS[entity] for f in VIEWS[view].fields]
+    names = [f"{view}__{f.name}" for view in ENTITY_VIEWS[entity] for f in ALL_VIEWS[view].fields]
     columns = null_columns(names, NUM_ROWS)
     for name, values in columns.items():
         if values.dtype != object:

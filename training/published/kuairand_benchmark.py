@@ -19,10 +19,11 @@ from core.clock import WallClock
 from core.errors import InputError
 from core.files import content_hash, file_hash
 from core.settings import Settings
+from models.bundle import read_manifest
 from models.calibration import apply_calibrators, fit_calibrators
 from models.metrics import calibration, finite, gauc, head_metrics, ndcg_at_k
 from training.bootstrap import Interval, compare
-from training.publish import history_curves
+from training.publish import cost_metrics, history_curves
 from training.published import kuairand_models as models
 from training.published.kuairand_log import HEADS, read_kuairand
 from training.published.kuairand_parts import Parts, days_of, kuairand_parts
@@ -85,21 +86,22 @@ class _Judge:
         run = models.kuairand_run(num_networks=1 if self._is_quick else models.NUM_NETWORKS, is_quick=self._is_quick)
         started, started_at = time.perf_counter(), WallClock().now()
         threads = self._settings.num_threads
-        fitted = models.fit_network(self._parts, run, seed, self._progress(MULTI, seed), threads)
+        networks = models.fit_networks(self._parts, run, seed, self._progress(MULTI, seed), threads)
         seconds = time.perf_counter() - started
-        logits, bundle_id = models.served_logits(fitted, self._settings.workspace.bundles / "second_stage", self._parts)
+        folder = self._settings.workspace.bundles / "second_stage"
+        logits, bundle_id = models.served_logits(networks, folder, self._parts)
         judged = self.judged(models.blended(self._kept(logits), trees, self.heads))
         record = RunRecord(
             kind="second_stage",
             config=asdict(run) | {"seed": seed, "is_quick": self._is_quick},
             tags={"bundle_id": bundle_id, "recipe": MULTI, **self._tags},
-            metrics=finite({**judged.metrics, "seconds": seconds}),
-            curves=history_curves(fitted.history),
+            metrics=finite({**judged.metrics, **cost_metrics(read_manifest(folder / bundle_id)), "seconds": seconds}),
+            curves=history_curves(networks.whole.history),
             started_at=started_at,
         )
         self._tracker.record(record)
-        first = self._kept(models.first_network_logits(fitted, self._parts))
-        one = self._baseline(ONE, first, seed, seconds / run.network.num_networks, started_at)
+        first = self._kept((logits[0], models.first_of_averaged(networks, self._parts)))
+        one = self._baseline(ONE, first, seed, seconds, started_at)
         return {MULTI: (SeedRun(judged.metrics, seconds), judged), ONE: one}
 
     def single_task(self, seed: int) -> tuple[SeedRun, _Judged]:

@@ -1,6 +1,7 @@
 """The window of the KuaiRand protocol: history and 04-25..28 to learn from, 04-29 and later to be judged on.
 
-The last day before the test validates and calibrates. For tuning the test days are left away, and the last two days
+The last day before the test stops and calibrates a first training; a second one learns from that day too and is what
+the test judges. For tuning the test days are left away, and the last two days
 before them are judged instead.
 """
 
@@ -30,6 +31,9 @@ class Parts:
 
     train: Examples
     valid: Examples
+    """The last day before the test: stops and calibrates what was learnt from `train`."""
+    whole: Examples
+    """Both together, from which the models that are judged learn once more."""
     test: Examples
     features: list[Feature]
 
@@ -53,6 +57,7 @@ def kuairand_parts(data: KuaiRand, *, is_tuning: bool, user_share: float = 1.0) 
     return Parts(
         _examples(data, columns, np.where(data.is_history, is_recent, day < first_test - 1)),
         _examples(data, columns, day == first_test - 1),
+        _examples(data, columns, np.where(data.is_history, is_recent, day < first_test)),
         _examples(data, columns, day >= first_test),
         kuairand_features(data, columns),
     )

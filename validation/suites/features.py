@@ -47,6 +47,8 @@ RANGES: dict[str, Range] = {
     "followed_similarity": (-1.001, 1.001),
     "history_creator_matches": (0.0, None),
     "history_topic_matches": (0.0, None),
+    # Less than 0 is a leak: the weights would know the row's future.
+    "weights_age_hours": (0.0, None),
 }
 """Smallest and largest legal value of the scalar features that no name pattern covers."""
 
