@@ -47,7 +47,7 @@ def _reorder(x_RLD: Tensor, order_RL: Tensor) -> Tensor:
     return x_RLD.flatten(0, 1).index_select(0, (order_RL + first_R1).flatten()).view_as(x_RLD)
 
 
-class _Read(torch.autograd.Function):
+class HistoryAttention(torch.autograd.Function):
     """Softmax attention over a history that is key and value at once, [P, C, D]; all inputs of one type.
 
     Its gradient is one product of twice the depth where autograd makes two as large as the history and adds them.
@@ -112,7 +112,7 @@ class TargetAttention(nn.Module):
             bias_RL = bias_RL + self.shift[str(i)](vectors[name]).squeeze(2)
         history_PLD, is_entry_PL = grid.lines(history_RLD), grid.lines(is_entry_RL)
         query_PCD = grid.spread(lowered(target_BD * self.scale_D))
-        read_PCD: Tensor = _Read.apply(history_PLD, query_PCD, lowered(grid.lines(bias_RL)))  # type: ignore[no-untyped-call]
+        read_PCD: Tensor = HistoryAttention.apply(history_PLD, query_PCD, lowered(grid.lines(bias_RL)))  # type: ignore[no-untyped-call]
         pooled_PCD = read_PCD * is_entry_PL.any(1)[:, None, None]
         pooled_BD = grid.collect(pooled_PCD)
         matches_BP = self._matches(rows, is_entry_PL, grid)

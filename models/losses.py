@@ -52,7 +52,7 @@ def sampled_softmax(
     """
     logits_PN = users_PD @ posts_ND.T - log_q_N
     is_hit_PN = post_ids_N[targets_P][:, None] == post_ids_N[None, :]
-    is_hit_PN[torch.arange(len(targets_P), device=targets_P.device), targets_P] = False
+    is_hit_PN.scatter_(1, targets_P[:, None], False)
     logits_PN = logits_PN.masked_fill(is_hit_PN, float("-inf"))
     logits_PM = logits_PN if hard_PK is None else torch.cat([logits_PN, hard_PK], dim=1)
     loss_P = F.cross_entropy(logits_PM, targets_P, reduction="none")

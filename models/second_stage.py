@@ -70,7 +70,7 @@ class SecondStageConfig:
         )
 
 
-class _CrossStep(torch.autograd.Function):
+class CrossStep(torch.autograd.Function):
     """x + x0 * u. Autograd's own gradient of addcmul first multiplies both factors by one."""
 
     @staticmethod
@@ -95,7 +95,7 @@ class CrossLayers(nn.Module):
     def forward(self, x0_BW: Tensor) -> Tensor:
         x_BW = x0_BW = lowered(x0_BW)
         for down, up in zip(self.down, self.up, strict=True):
-            x_BW = _CrossStep.apply(x_BW, x0_BW, up(down(x_BW)))  # type: ignore[no-untyped-call]
+            x_BW = CrossStep.apply(x_BW, x0_BW, up(down(x_BW)))  # type: ignore[no-untyped-call]
         return x_BW
 
 

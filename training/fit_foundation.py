@@ -133,7 +133,7 @@ class _Questions:
         self.shown, self.next = shown_targets(material.windows, material.until), next_targets(material.windows)
         self.device = material.log_share.device
         self.labels = self._there(reactions(material.windows.events))
-        self.head_weights = torch.tensor(run.head_weights, device=self.device) / sum(run.head_weights)
+        self.head_weights = (torch.tensor(run.head_weights) / sum(run.head_weights)).to(self.device)
 
     def _there(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(self.device)

@@ -22,6 +22,7 @@ from core.settings import Settings
 from models.calibration import apply_calibrators, fit_calibrators
 from models.metrics import calibration, finite, gauc, head_metrics, ndcg_at_k
 from training.bootstrap import Interval, compare
+from training.device import training_device
 from training.publish import history_curves
 from training.published import kuairand_models as models
 from training.published.kuairand_log import HEADS, read_kuairand
@@ -81,8 +82,8 @@ class _Judge:
     def multi_task(self, seed: int) -> tuple[SeedRun, _Judged]:
         run = models.kuairand_run(is_quick=self._is_quick)
         started, started_at = time.perf_counter(), WallClock().now()
-        threads = self._settings.num_threads
-        fitted = models.fit_network(self._parts, run, seed, self._progress(MULTI, seed), threads)
+        computing = self._settings.num_threads, training_device(self._settings.device)
+        fitted = models.fit_network(self._parts, run, seed, self._progress(MULTI, seed), *computing)
         seconds = time.perf_counter() - started
         logits, bundle_id = models.served_logits(fitted, self._settings.workspace.bundles / "second_stage", self._parts)
         judged = self.judged(logits, HEADS)
@@ -105,6 +106,7 @@ class _Judge:
             seed,
             self._progress(SINGLE, seed),
             self._settings.num_threads,
+            training_device(self._settings.device),
             is_quick=self._is_quick,
         )
         return self._baseline(SINGLE, logits, seed, time.perf_counter() - started, started_at)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from models.features import fit_spec
@@ -57,10 +58,14 @@ def kuairand_run(heads: tuple[str, ...] = HEADS, *, is_quick: bool = False) -> S
     )
 
 
-def fit_network(parts: Parts, run: SecondStageRun, seed: int, progress: Progress, num_threads: int) -> FittedModel:
+def fit_network(
+    parts: Parts, run: SecondStageRun, seed: int, progress: Progress, num_threads: int, device: torch.device
+) -> FittedModel:
     """The second stage by the trainer that production uses."""
     spec = fit_spec(parts.features, parts.train.columns)
-    return fit_second_stage(parts.train, parts.valid, parts.valid, spec, run, seed, progress, num_threads)
+    return fit_second_stage(
+        parts.train, parts.valid, parts.valid, spec, run, seed, progress, num_threads, device=device
+    )
 
 
 def served_logits(fitted: FittedModel, folder: Path, parts: Parts) -> tuple[Logits, str]:
@@ -71,12 +76,19 @@ def served_logits(fitted: FittedModel, folder: Path, parts: Parts) -> tuple[Logi
 
 
 def single_task_logits(
-    parts: Parts, heads: Sequence[str], seed: int, progress: Progress, num_threads: int, *, is_quick: bool
+    parts: Parts,
+    heads: Sequence[str],
+    seed: int,
+    progress: Progress,
+    num_threads: int,
+    device: torch.device,
+    *,
+    is_quick: bool,
 ) -> Logits:
     """The same network trained for one head alone, for each of `heads`."""
     found = []
     for head in heads:
-        fitted = fit_network(parts, kuairand_run((head,), is_quick=is_quick), seed, progress, num_threads)
+        fitted = fit_network(parts, kuairand_run((head,), is_quick=is_quick), seed, progress, num_threads, device)
         with tempfile.TemporaryDirectory() as folder:
             found.append(served_logits(fitted, Path(folder), parts)[0])
     return np.hstack([valid for valid, _ in found]), np.hstack([test for _, test in found])
