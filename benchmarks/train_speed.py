@@ -3,7 +3,7 @@
 stock    the same network on nn.Embedding(sparse=True) with SparseAdam
 rowwise  the same, with row-wise Adagrad on the sparse gradients
 ours     fbgemm's fused row-wise Adagrad, as the trainer uses it
-*_bfloat16  the same network again, its loss under autocast; weights and tables stay in float32
+*_bfloat16  stock and ours with the loss under autocast; weights and tables in float32
 floor    bare gather and scatter of the rows that a batch reads, without a network
 Batches of 4,096 posts; "rows" has a user on each, "requests" one for six posts, the same for all ways. Ids are drawn
 log-uniformly over the tables. Every way runs in processes of its own, in turn, on one thread, and is judged by
@@ -51,12 +51,11 @@ ROUNDS = {True: 1, False: 3}
 BATCH, HISTORY, POSTS_PER_REQUEST = 4_096, 50, 6
 BIG = ("post", "creator")
 KINDS = ("requests", "rows")
-WAYS = ("stock", "rowwise", "ours", "floor")
 LOW = "_bfloat16"
-LOWERED = ("stock", "ours")
-SHOWN = ("stock", "rowwise", "ours", *(way + LOW for way in LOWERED), "floor")
+WAYS = ("stock", "rowwise", "ours", f"stock{LOW}", f"ours{LOW}", "floor")
 
-Step = Callable[[EncodedExamples, Precision], None]
+Step = Callable[[EncodedExamples], None]
+Build = Callable[[FeatureSpec], tuple[Step, Callable[[], None]]]
 
 
 class SparseTables(nn.Module):
@@ -110,36 +109,30 @@ def _ids(feature: Feature, shape: tuple[int, int], generator: torch.Generator) -
     return (rank * 2_654_435_761 % feature.num_rows).to(torch.int32)
 
 
-def measure(way: str, is_quick: bool) -> dict[str, dict[str, dict[str, float]]]:
-    """Medians of one way in this process: seconds per step and share of the tables' bytes grown by, per kind.
-
-    bfloat16 comes first: a peak of memory never falls, and float32 takes more of it.
-    """
+def measure(way: str, is_quick: bool) -> dict[str, Any]:
+    """Medians of one way in this process: seconds per step and share of the tables' bytes grown by, per kind."""
     torch.set_num_threads(1)
     spec = production_spec(TABLE_ROWS[is_quick])
     table_bytes = sum(t.num_rows * t.dim * 4 for t in spec.tables)
     batches = {kind: [make_batch(spec, kind, seed) for seed in range(NUM_STEPS[is_quick] + 1)] for kind in KINDS}
-    build = {"floor": _floor, "ours": _ours}.get(way, _stock(way))
-    build(production_spec(16))[0](make_batch(production_spec(16), "rows", 0, 64), "float32")  # loads the libraries
+    precision: Precision = "bfloat16" if way.endswith(LOW) else "float32"
+    name = way.removesuffix(LOW)
+    build = _floor if name == "floor" else _ours(precision) if name == "ours" else _stock(name, precision)
+    build(production_spec(16))[0](make_batch(production_spec(16), "rows", 0, 64))  # loads the libraries
     before = peak_bytes()
     step, finished = build(spec)
-    precisions: dict[str, Precision] = {way: "float32"}
-    if way in LOWERED:
-        precisions = {way + LOW: "bfloat16", **precisions}
-    found: dict[str, dict[str, dict[str, float]]] = {name: {"seconds": {}, "memory": {}} for name in precisions}
+    seconds, memory = {}, {}
     for kind in KINDS:
-        for name, precision in precisions.items():
-            taken = [_processor_seconds(step, batch, precision) for batch in batches[kind]]
-            finished()
-            found[name]["seconds"][kind] = median(taken[1:])
-            found[name]["memory"][kind] = (peak_bytes() - before) / table_bytes
-    return found
+        seconds[kind] = median([_processor_seconds(step, batch) for batch in batches[kind]][1:])
+        finished()
+        memory[kind] = (peak_bytes() - before) / table_bytes
+    return {"seconds": seconds, "memory": memory}
 
 
-def _processor_seconds(step: Step, batch: EncodedExamples, precision: Precision) -> float:
+def _processor_seconds(step: Step, batch: EncodedExamples) -> float:
     """Everything runs on one thread, so this is what a step takes when nothing else wants the processor."""
     start = time.process_time()
-    step(batch, precision)
+    step(batch)
     return time.process_time() - start
 
 
@@ -154,21 +147,24 @@ def _loss(module: SecondStage, batch: EncodedExamples, precision: Precision) -> 
         return masked_bce(module.each(*batch.sides)[0], batch.labels)
 
 
-def _ours(spec: FeatureSpec) -> tuple[Step, Callable[[], None]]:
-    module, loop = _network(spec), LoopConfig()
-    optimisers = Optimisers(
-        module, loop.learning_rate, loop.table_learning_rate, loop.weight_decay, loop.max_gradient_norm
-    )
+def _ours(precision: Precision) -> Build:
+    def build(spec: FeatureSpec) -> tuple[Step, Callable[[], None]]:
+        module, loop = _network(spec), LoopConfig()
+        optimisers = Optimisers(
+            module, loop.learning_rate, loop.table_learning_rate, loop.weight_decay, loop.max_gradient_norm
+        )
 
-    def finished() -> None:
-        with BestWeights(module) as best:
-            best.keep()
-            best.restore()
+        def finished() -> None:
+            with BestWeights(module) as best:
+                best.keep()
+                best.restore()
 
-    return lambda batch, precision: optimisers.step(_loss(module, batch, precision)), finished
+        return lambda batch: optimisers.step(_loss(module, batch, precision)), finished
+
+    return build
 
 
-def _stock(way: str) -> Callable[[FeatureSpec], tuple[Step, Callable[[], None]]]:
+def _stock(way: str, precision: Precision) -> Build:
     def build(spec: FeatureSpec) -> tuple[Step, Callable[[], None]]:
         small = FeatureSpec(tuple(replace(f, num_rows=2) if f.table in BIG else f for f in spec.features))
         module, loop = _network(small), LoopConfig()
@@ -185,7 +181,7 @@ def _stock(way: str) -> Callable[[FeatureSpec], tuple[Step, Callable[[], None]]]
         else:
             optimisers.append(RowwiseAdagrad(parameters, lr=rate))
 
-        def step(batch: EncodedExamples, precision: Precision) -> None:
+        def step(batch: EncodedExamples) -> None:
             loss = _loss(module, batch, precision)
             for optimiser in optimisers:
                 optimiser.zero_grad()
@@ -202,7 +198,7 @@ def _stock(way: str) -> Callable[[FeatureSpec], tuple[Step, Callable[[], None]]]
 def _floor(spec: FeatureSpec) -> tuple[Step, Callable[[], None]]:
     weights = {t.name: torch.zeros(t.num_rows, t.dim) for t in spec.tables}
 
-    def step(batch: EncodedExamples, precision: Precision) -> None:
+    def step(batch: EncodedExamples) -> None:
         rows = indexed_rows(spec, "user", batch.user) | indexed_rows(spec, "post", batch.post)
         for t in spec.tables:
             read_M = torch.cat([rows[f].flatten() for f in t.features])
@@ -216,13 +212,12 @@ def peak_bytes() -> int:
 
 
 def main(is_quick: bool) -> None:
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in SHOWN}
+    found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
     command = [sys.executable, "-m", "benchmarks.train_speed", *(["--quick"] if is_quick else []), "--way"]
     for _ in range(ROUNDS[is_quick]):
         for way in WAYS:
             done = subprocess.run([*command, way], check=True, capture_output=True, text=True, timeout=900)
-            for name, figures in json.loads(done.stdout.splitlines()[-1]).items():
-                found[name].append(figures)
+            found[way].append(json.loads(done.stdout.splitlines()[-1]))
     show(found, is_quick)
 
 
@@ -236,7 +231,7 @@ def show(found: Mapping[str, list[dict[str, Any]]], is_quick: bool) -> None:
     print_table(
         f"Updates of {BATCH:,} posts, two tables of {TABLE_ROWS[is_quick]:,} rows, medians",
         ["", *(f"ms, user per {kind[:-1]}" for kind in KINDS), *(f"memory / tables, {kind}" for kind in KINDS)],
-        [[way, *(f"{ms[way][k]:,.0f}" for k in KINDS), *(f"{memory[way][k]:.2f}" for k in KINDS)] for way in SHOWN],
+        [[way, *(f"{ms[way][k]:,.0f}" for k in KINDS), *(f"{memory[way][k]:.2f}" for k in KINDS)] for way in WAYS],
     )
     finish(
         "train_speed",
