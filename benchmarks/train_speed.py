@@ -45,7 +45,7 @@ from training.optimisers import Optimisers, RowwiseAdagrad
 from training.recipe_features import Widths, cross_features, post_features, post_identity, user_features
 
 SCALE = {True: 0.03, False: 0.1}
-TABLE_ROWS = {True: 2_000_000, False: 10_000_000}
+TABLE_ROWS = {True: 1_000_000, False: 10_000_000}
 NUM_STEPS = {True: 2, False: 10}
 ROUNDS = {True: 1, False: 3}
 BATCH, HISTORY, POSTS_PER_REQUEST = 4_096, 50, 6
