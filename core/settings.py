@@ -35,6 +35,9 @@ class Settings(BaseSettings):
         "auto", description="auto anchors time at the end of simulated and imported data; wall never does."
     )
     num_threads: int = Field(2, ge=1, description="Threads for DuckDB, torch and FAISS, each.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where networks train; auto takes a GPU where there is one. Serving stays on the CPU."
+    )
     duckdb_memory: str = Field("3GB", description="DuckDB memory limit per process, such as 3GB.")
     host: str = Field("127.0.0.1", description="Address the server binds; another than loopback needs API keys.")
     port: int = Field(8000, ge=1, le=65535, description="Port the server binds.")

@@ -143,8 +143,8 @@ class PooledTables(nn.Module):
 
     def pool(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         rows = self._hashes.spread(rows)
-        num_rows = next(iter(rows.values())).shape[0]
-        nothing = torch.zeros(num_rows, dtype=torch.int64)
+        some = next(iter(rows.values()))
+        nothing = some.new_zeros(len(some), dtype=torch.int64)
         values, lengths = [], []
         for feature in self._features:
             if feature not in rows:

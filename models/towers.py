@@ -100,9 +100,10 @@ class Tower(nn.Module):
 
     def _of_features(self, encoded: EncodedSide, pooled: list[Tensor], num_rows: int) -> tuple[Tensor, Tensor]:
         if not self.reads_features:
-            return torch.zeros(num_rows, self.dim), torch.zeros(num_rows)
+            return encoded.numeric.new_zeros(num_rows, self.dim), encoded.numeric.new_zeros(num_rows)
         hidden = self.trunk(torch.cat([encoded.numeric, encoded.embeddings, *pooled], dim=1))
-        return self.out(hidden), self.bias(hidden).squeeze(1)
+        # Lengths and inner products are in float32 whatever the layers computed in.
+        return self.out(hidden).float(), self.bias(hidden).squeeze(1).float()
 
 
 class HistoryReader(nn.Module):

@@ -21,6 +21,7 @@ from models.metrics import head_metrics
 from models.second_stage import SecondStage, SecondStageConfig
 from training import processes
 from training.checkpoints import Checkpoints
+from training.device import CPU, on_device, seeded
 from training.encoded_examples import (
     EncodedExamples,
     StoredExamples,
@@ -62,13 +63,15 @@ class SecondStageRun:
 
 
 @torch.no_grad()
-def predict_logits(module: SecondStage, encoded: EncodedExamples | StoredExamples) -> NDArray[np.float32]:
-    """Logits [N, H] in evaluation mode."""
+def predict_logits(
+    module: SecondStage, encoded: EncodedExamples | StoredExamples, device: torch.device = CPU
+) -> NDArray[np.float32]:
+    """Logits [N, H] in evaluation mode of a network that lies on `device`."""
     module.eval()
     parts = []
     for start in range(0, len(encoded.user_of), PREDICT_ROWS):
         rows = torch.arange(start, min(start + PREDICT_ROWS, len(encoded.user_of)))
-        parts.append(module(*encoded.take(rows).sides))
+        parts.append(module(*on_device(encoded.take(rows), device).sides).cpu())
     found: NDArray[np.float32] = torch.cat(parts).numpy()
     return found
 
@@ -108,6 +111,7 @@ def fit_second_stage(
     num_threads: int = 2,
     checkpoints: Checkpoints | None = None,
     tables: Mapping[str, Tensor] | None = None,
+    device: torch.device = CPU,
 ) -> FittedModel:
     """The trained and calibrated second stage; all it learns comes before `valid` and `calibration`.
 
@@ -121,8 +125,7 @@ def fit_second_stage(
     valid_rows = spaced_rows(valid.num_rows, VALIDATION_ROWS)
     valid_encoded = encode_examples(spec, valid.take(valid_rows), network.heads)
     head_loss = HeadLoss(network.heads, config.head_weights, config.positive_weights)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed, device):
         module = SecondStage(spec, network, is_training=True)
         start_tables(module, tables or {})
         # A bias at the head's log odds: rare heads then need not learn their rate first.
@@ -138,12 +141,12 @@ def fit_second_stage(
             return torch.stack(losses).mean()
 
         def validate() -> dict[str, float]:
-            logits = torch.from_numpy(predict_logits(module, valid_encoded))
+            logits = torch.from_numpy(predict_logits(module, valid_encoded, device))
             return {"valid_loss": float(head_loss.held_out(logits, valid_encoded.labels, valid_encoded.weights))}
 
         per_batch = max(1, round(config.loop.batch_size * num_units / max(1, train.num_rows)))
         history = run_training(
-            module,
+            module.to(device),
             config.loop,
             num_units,
             loss_of,
@@ -154,7 +157,9 @@ def fit_second_stage(
             lambda drawn: encoded.take(rows_of(drawn)),
             block,
             checkpoints,
+            device=device,
         )
+    module.cpu()
     module.shift(head_loss.correction)
     _fit_spread(module, encoded, train.num_rows, processes.count())
     later = StoredExamples(spec, calibration, network.heads)

@@ -26,6 +26,7 @@ from models.bundle import FoundationBundle, load_bundle
 from models.features import Feature, FeatureSpec, fit_spec
 from models.foundation import FoundationModel
 from training.checkpoints import Checkpoints, held
+from training.device import training_device
 from training.fit_foundation import FoundationRun, Material, fit_foundation
 from training.foundation_events import HOUR, Catalogue, UserEvents, read_events
 from training.foundation_export import post_table, segments, user_table
@@ -156,9 +157,8 @@ def train_chain(
             told(f"snapshot {number} of {len(hours)}", done, total)
 
         saved = checkpoints[number - 1] if checkpoints else None
-        module, history = fit_foundation(
-            material, spec, run, is_left_out, module, seed, step, settings.num_threads, saved
-        )
+        rest = (seed, step, settings.num_threads, saved, training_device(settings.device))
+        module, history = fit_foundation(material, spec, run, is_left_out, module, *rest)
         best = min(history, key=lambda entry: entry["valid_loss"])
         metrics = {name.removeprefix("valid_"): value for name, value in best.items() if "valid_" in name}
         fitted = FittedModel("foundation", module, spec, run.network, (), (), history, metrics)

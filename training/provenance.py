@@ -10,6 +10,7 @@ ROOM = Path(__file__).resolve().parent
 LEARNING = (
     "balancing",
     "checkpoints",
+    "device",
     "encoded_examples",
     "examples",
     "fit_*",

@@ -21,6 +21,7 @@ from models.fit_ids import fit_ids
 from models.metrics import head_metrics
 from training import processes, recipes
 from training.checkpoints import Checkpoints, held
+from training.device import training_device
 from training.examples import Examples, taken
 from training.fit_first_stage import FirstStageRun, fit_first_stage
 from training.fit_retrieval import RetrievalConfig, fit_retrieval
@@ -160,12 +161,13 @@ def _fit(
         train = upsampled(train, recipe.upsampled)
     train = processes.own_share(train)
     rest = (recipe.seed, progress, settings.num_threads, checkpoints)
+    device = training_device(settings.device)
     if isinstance(recipe.run, RetrievalConfig):
-        return fit_retrieval(train, validation, spec, recipe.run, *rest)
+        return fit_retrieval(train, validation, spec, recipe.run, *rest, device)
     if isinstance(recipe.run, FirstStageRun):
-        return fit_first_stage(train, validation, spec, recipe.run, *rest, shared.tables)
+        return fit_first_stage(train, validation, spec, recipe.run, *rest, shared.tables, device)
     calibration = _part(example_set, "calibration")
-    return fit_second_stage(train, validation, calibration, spec, recipe.run, *rest, shared.tables)
+    return fit_second_stage(train, validation, calibration, spec, recipe.run, *rest, shared.tables, device)
 
 
 def _versions(manifest: SetManifest, recipe: Recipe) -> dict[str, str]:

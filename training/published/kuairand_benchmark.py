@@ -23,6 +23,7 @@ from models.bundle import read_manifest
 from models.calibration import apply_calibrators, fit_calibrators
 from models.metrics import calibration, finite, gauc, head_metrics, ndcg_at_k
 from training.bootstrap import Interval, compare
+from training.device import training_device
 from training.publish import cost_metrics, history_curves
 from training.published import kuairand_models as models
 from training.published.kuairand_log import HEADS, read_kuairand
@@ -85,8 +86,8 @@ class _Judge:
         """The averaged networks with the trees' share, and the first network alone."""
         run = models.kuairand_run(num_networks=1 if self._is_quick else models.NUM_NETWORKS, is_quick=self._is_quick)
         started, started_at = time.perf_counter(), WallClock().now()
-        threads = self._settings.num_threads
-        networks = models.fit_networks(self._parts, run, seed, self._progress(MULTI, seed), threads)
+        computing = self._settings.num_threads, training_device(self._settings.device)
+        networks = models.fit_networks(self._parts, run, seed, self._progress(MULTI, seed), *computing)
         seconds = time.perf_counter() - started
         folder = self._settings.workspace.bundles / "second_stage"
         logits, bundle_id = models.served_logits(networks, folder, self._parts)
@@ -112,6 +113,7 @@ class _Judge:
             seed,
             self._progress(SINGLE, seed),
             self._settings.num_threads,
+            training_device(self._settings.device),
             is_quick=self._is_quick,
         )
         return self._baseline(SINGLE, logits, seed, time.perf_counter() - started, started_at)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -81,12 +82,22 @@ class Networks:
     whole: FittedModel
 
 
-def fit_networks(parts: Parts, run: SecondStageRun, seed: int, progress: Progress, num_threads: int) -> Networks:
+def fit_networks(
+    parts: Parts, run: SecondStageRun, seed: int, progress: Progress, num_threads: int, device: torch.device
+) -> Networks:
     """The second stage by the trainer that production uses, twice; the second has the calibrators of the first."""
     one = replace(run, network=replace(run.network, num_networks=1))
     first, whole = (
         fit_second_stage(
-            rows, parts.valid, parts.valid, fit_spec(parts.features, rows.columns), config, seed, progress, num_threads
+            rows,
+            parts.valid,
+            parts.valid,
+            fit_spec(parts.features, rows.columns),
+            config,
+            seed,
+            progress,
+            num_threads,
+            device=device,
         )
         for rows, config in ((parts.train, one), (parts.whole, run))
     )
@@ -108,7 +119,14 @@ def first_of_averaged(networks: Networks, parts: Parts) -> NDArray[Any]:
 
 
 def single_task_logits(
-    parts: Parts, heads: Sequence[str], seed: int, progress: Progress, num_threads: int, *, is_quick: bool
+    parts: Parts,
+    heads: Sequence[str],
+    seed: int,
+    progress: Progress,
+    num_threads: int,
+    device: torch.device,
+    *,
+    is_quick: bool,
 ) -> Logits:
     """The same network trained for one head alone, for each of `heads`, on the rows that know its label.
 
@@ -121,7 +139,7 @@ def single_task_logits(
         batch = max(16, round(run.loop.batch_size * float(is_known.mean())))
         known = replace(parts, train=_knowing(parts.train, head), whole=_knowing(parts.whole, head))
         run = replace(run, loop=replace(run.loop, batch_size=batch))
-        networks = fit_networks(known, run, seed, progress, num_threads)
+        networks = fit_networks(known, run, seed, progress, num_threads, device)
         with tempfile.TemporaryDirectory() as folder:
             found.append(served_logits(networks, Path(folder), parts)[0])
     return np.hstack([valid for valid, _ in found]), np.hstack([test for _, test in found])

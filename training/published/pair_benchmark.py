@@ -9,6 +9,7 @@ from pathlib import Path
 from core.clock import WallClock
 from core.files import content_hash, file_hash
 from core.settings import Settings
+from training.device import training_device
 from training.loop import FittedModel
 from training.publish import cost_metrics, history_curves
 from training.published.full_ranking import full_ranking
@@ -63,6 +64,7 @@ def _two_tower(
         seed,
         lambda done, total: told(title, done, total),
         settings.num_threads,
+        training_device(settings.device),
     )
     served = ServedPairs.of(fitted, settings.workspace.root, split.num_posts)
     seconds = time.perf_counter() - started
