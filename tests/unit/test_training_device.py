@@ -72,7 +72,7 @@ def fitted_module(kind, device):
         spec = foundation_spec(events, catalogue, 100)
         material = Material.of(events, catalogue, spec, network.window, 100)
         run = FoundationRun(network, replace(SHORT, batch_size=8), drawn_posts=8)
-        return fit_foundation(material, spec, run, np.zeros(30, dtype=bool), None, 0, None, 1, device)[0]
+        return fit_foundation(material, spec, run, np.zeros(30, dtype=bool), None, 0, None, 1, device=device)[0]
     return fit(kind, device).module
 
 
