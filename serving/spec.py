@@ -5,6 +5,7 @@ tuned and the JSON Schema in `spec_paths`.
 """
 
 import json
+from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -350,7 +351,7 @@ class FunnelSpec(SpecModel):
                 )
         return deadlines
 
-    @property
+    @cached_property
     def version(self) -> str:
         """`surface-hash`; equal content gives an equal version whatever the file looked like."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
