@@ -78,7 +78,7 @@ class Watcher:
     """Polls from a thread of its own, about once a second or when `LiveFunnels.asked` is set."""
 
     def __init__(self, runtime: Runtime, every_seconds: float = EVERY_SECONDS) -> None:
-        self._asked = runtime.live.asked
+        self._live = runtime.live
         self._reloader = Reloader(runtime)
         self._every = every_seconds
         self._is_over = Event()
@@ -91,13 +91,13 @@ class Watcher:
     def stop(self) -> None:
         """Ends; waits for an exchange that is under way."""
         self._is_over.set()
-        self._asked.set()
+        self._live.asked.set()
         self._thread.join(10)
 
     def _watch(self) -> None:
         while not self._is_over.is_set():
-            was_asked = self._asked.wait(self._every)
-            self._asked.clear()
+            was_asked = self._live.asked.wait(self._every)
+            self._live.asked.clear()
             if not self._is_over.is_set():
                 self._try(self._reloader.reload if was_asked else self._reloader.poll)
 
@@ -106,4 +106,5 @@ class Watcher:
             look()
         except Exception as error:
             # Whatever it was, feeds go on from the funnels that serve.
+            self._live.spec_refused = f"funnels could not be built ({type(error).__name__}); the log says why"
             logger("serving").error("reload failed", error=repr(error))
