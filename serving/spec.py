@@ -244,9 +244,16 @@ class CacheSpec(SpecModel):
 class CachesSpec(SpecModel):
     """Every cache of the funnel. Keys: post id, creator id, cursor session."""
 
-    post_features: CacheSpec = CacheSpec(max_entries=200_000, max_age_seconds=300)
-    creator_features: CacheSpec = CacheSpec(max_entries=50_000, max_age_seconds=300)
-    slates: CacheSpec = CacheSpec(max_entries=5_000, max_age_seconds=1_800)
+    post_features: CacheSpec = Field(
+        default=CacheSpec(max_entries=200_000, max_age_seconds=300), description="By post id; leaves by age."
+    )
+    creator_features: CacheSpec = Field(
+        default=CacheSpec(max_entries=50_000, max_age_seconds=300), description="By creator id; leaves by age."
+    )
+    slates: CacheSpec = Field(
+        default=CacheSpec(max_entries=5_000, max_age_seconds=1_800),
+        description="By visit; leaves by age, and a hidden post or blocked creator at once.",
+    )
 
 
 class DeadlinesSpec(SpecModel):
