@@ -29,8 +29,8 @@ from serving.funnel.sources.newest import FollowedSource, FreshSource
 from serving.funnel.sources.ranked_lists import PopularSource, TrendingSource
 from serving.funnel.sources.two_tower import TwoTowerSource
 from serving.funnel.sources.uniform import RandomSource
+from serving.funnels import FunnelSet, ServingFunnels, fingerprint
 from serving.intake import Intake
-from serving.live import FunnelSet, LiveFunnels, fingerprint
 from serving.metrics import Metrics
 from serving.parts import Parts, load_parts
 from serving.snapshot import Snapshot, load_snapshot
@@ -52,7 +52,7 @@ from serving.visits import Visits
 
 @dataclass(frozen=True)
 class Runtime:
-    """A ready process. What a new spec or model replaces is in `live`; `funnel_for` builds a funnel for another."""
+    """A ready process. What a new spec or model replaces is in `funnels`; `funnel_for` builds a funnel for another."""
 
     settings: Settings
     workspace: Workspace
@@ -60,7 +60,7 @@ class Runtime:
     snapshot: Snapshot
     journal: Journal
     metrics: Metrics
-    live: LiveFunnels
+    funnels: ServingFunnels
     spec_path: Path | None = None
     """Where the specs come from, None where they were given."""
     pool: SourcePool | None = None
@@ -69,7 +69,7 @@ class Runtime:
     @property
     def funnel(self) -> Funnel:
         """The funnel of the default surface as of now."""
-        return self.live.current.default
+        return self.funnels.current.default
 
     @property
     def spec(self) -> FunnelSpec:
@@ -79,7 +79,7 @@ class Runtime:
     @property
     def parts(self) -> Parts:
         """What the funnels are built of as of now."""
-        return self.live.current.parts
+        return self.funnels.current.parts
 
     def funnel_for(
         self,
@@ -103,7 +103,7 @@ class Runtime:
     def degraded(self) -> tuple[str, ...]:
         """Parts that a spec asks for and this process does without."""
         missing: dict[str, None] = {}
-        for funnel in self.live.current.funnels.values():
+        for funnel in self.funnels.current.by_surface.values():
             spec, parts = funnel.spec, self.parts
             towers = [name for name, source in spec.sources.items() if isinstance(source, TwoTowerSpec)]
             missing |= dict.fromkeys(f"source:{name}" for name in towers if parts.search is None)
@@ -113,32 +113,37 @@ class Runtime:
                 missing["second_stage"] = None
         return tuple(missing)
 
-    def watch_caches(self) -> None:
-        """Points the metrics of the feature caches at the funnel that serves now."""
-        self.metrics.watch_cache("post_features", self.funnel.features.posts)
-        self.metrics.watch_cache("creator_features", self.funnel.features.creators)
+    def watch_caches(self, funnels: FunnelSet) -> None:
+        """Points the metrics of the feature caches at those of the default surface."""
+        self.metrics.watch_cache("post_features", funnels.default.features.posts)
+        self.metrics.watch_cache("creator_features", funnels.default.features.creators)
 
     def renewed(self, specs: Mapping[str, FunnelSpec], parts: Parts) -> FunnelSet:
         """Funnels for newer specs or parts, warm and ready to take over."""
         funnels = build_funnels(
-            specs, self.snapshot, parts, self.journal, self.metrics, self.feature_log, self.pool, self.live.current
+            specs, self.snapshot, parts, self.journal, self.metrics, self.feature_log, self.pool, self.funnels.current
         )
         self.warm_up(funnels)
         return funnels
 
     def warm_up(self, funnels: FunnelSet | None = None) -> None:
         """Ranks a feed per surface in vain, so that no user pays for what is made or read on first use."""
-        funnels = funnels or self.live.current
+        funnel_set = funnels or self.funnels.current
         for user in self.snapshot.sample_users[:1]:
-            for funnel in funnels.funnels.values():
+            for funnel in funnel_set.by_surface.values():
                 make_funnel(
-                    funnel.spec, self.snapshot, funnels.parts, self.journal, SilentObserver(), features=funnel.features
+                    funnel.spec,
+                    self.snapshot,
+                    funnel_set.parts,
+                    self.journal,
+                    SilentObserver(),
+                    features=funnel.features,
                 ).rank(FeedRequest(user.user_id, self.clock.now()))
 
     def open_feed(self, served: ServedLog, new_id: Callable[[], int]) -> Feed:
-        """The paged feed over the live funnels."""
+        """The paged feed over the funnels that serve."""
         return Feed(
-            self.live,
+            self.funnels,
             JournalControls(self.snapshot, self.journal, self.spec.eligibility.hide_seen_days),
             Visits(self.spec.caches.slates, monotonic),
             CursorSigner(load_secret(self.workspace.cursor_secret)),
@@ -187,7 +192,7 @@ def build_runtime(
     started_from = fingerprint(workspace, spec_path)
     specs = {spec.surface: spec} if spec is not None else load_specs(spec_path)
     snapshot = load_snapshot(workspace)
-    parts = load_parts(workspace, snapshot.catalogue, reader)
+    parts = parts_for(workspace, snapshot, reader)
     for part, reason in parts.problems.items():
         if any(_uses(used, _KIND_OF_PART[part]) for used in specs.values()):
             logger("serving").warning("part not loaded", part=part, reason=reason)
@@ -198,10 +203,16 @@ def build_runtime(
     funnels = build_funnels(specs, snapshot, parts, journal, metrics, feature_log, pool)
     runtime = Runtime(
         settings, workspace, clock or workspace.clock(settings.clock), snapshot, journal, metrics,
-        LiveFunnels(funnels, started_from), spec_path, pool, feature_log,
+        ServingFunnels(funnels, started_from), spec_path, pool, feature_log,
     )  # fmt: skip
-    runtime.watch_caches()
+    runtime.watch_caches(funnels)
+    runtime.funnels.followers.append(runtime.watch_caches)
     return runtime
+
+
+def parts_for(workspace: Workspace, snapshot: Snapshot, reader: FeatureReader | None = None) -> Parts:
+    """The parts as the workspace has them now, at the start and for every exchange."""
+    return load_parts(workspace, snapshot.catalogue, reader)
 
 
 def build_funnels(
@@ -215,7 +226,7 @@ def build_funnels(
     before: FunnelSet | None = None,
 ) -> FunnelSet:
     """The funnels of all surfaces. Equal feature caches are one; what is as `before` stays, with what it has read."""
-    kept = before.funnels if before is not None and before.parts is parts else {}
+    kept = before.by_surface if before is not None and before.parts is parts else {}
     shared = {_feature_caches(funnel.spec): funnel.features for funnel in kept.values()}
     funnels: dict[str, Funnel] = {}
     for surface, spec in specs.items():
@@ -263,7 +274,7 @@ def make_funnel(
     return Funnel(
         spec,
         snapshot,
-        {name: source_of(source, snapshot, parts) for name, source in spec.sources.items()},
+        {name: _source(source, snapshot, parts) for name, source in spec.sources.items()},
         features,
         JournalControls(snapshot, journal, spec.eligibility.hide_seen_days),
         light if spec.first_stage is not None else None,
@@ -297,7 +308,7 @@ def _uses(spec: FunnelSpec, kind: str) -> bool:
     return (spec.first_stage if kind == "first_stage" else spec.second_stage) is not None
 
 
-def source_of(spec: AnySourceSpec, snapshot: Snapshot, parts: Parts) -> Source | None:
+def _source(spec: AnySourceSpec, snapshot: Snapshot, parts: Parts) -> Source | None:
     """The source, None where a part it needs is not there."""
     match spec:
         case TwoTowerSpec():

@@ -12,7 +12,7 @@ from serving.cursor import Cursor, CursorSigner
 from serving.funnel.ports import ControlsReader
 from serving.funnel.request import Explanation, FeedRequest, Slate, SlatePost
 from serving.funnel.runner import Funnel
-from serving.live import LiveFunnels
+from serving.funnels import ServingFunnels
 from serving.metrics import Metrics
 from serving.visits import Visit, Visits
 
@@ -46,7 +46,7 @@ class Feed:
 
     def __init__(
         self,
-        live: LiveFunnels,
+        funnels: ServingFunnels,
         controls: ControlsReader,
         visits: Visits,
         signer: CursorSigner,
@@ -55,7 +55,7 @@ class Feed:
         metrics: Metrics,
         new_id: Callable[[], int],
     ) -> None:
-        self._live = live
+        self._funnels = funnels
         self._controls = controls
         self._visits = visits
         self._signer = signer
@@ -67,7 +67,7 @@ class Feed:
     def page(self, wish: FeedRequest, cursor: str | None = None) -> Page:
         """The next page. `wish.at`, its ids and exclusions are set here. Raises CursorError."""
         request = replace(wish, at=self._clock.now(), request_id=self._new_id() & MAX_ID)
-        funnel = self._live.current.of(request.surface)
+        funnel = self._funnels.current.of(request.surface)
         visit, offset = self._visit(request, cursor)
         with visit.lock:
             entries, end, degraded = self._cut(visit, offset, request, funnel)

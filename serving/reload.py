@@ -5,9 +5,9 @@ from threading import Event, Thread
 
 from core.errors import VitrineError
 from core.logs import logger
-from serving.bootstrap import Runtime
-from serving.live import fingerprint
-from serving.parts import Parts, load_parts
+from serving.bootstrap import Runtime, parts_for
+from serving.funnels import fingerprint
+from serving.parts import Parts
 from serving.spec import FunnelSpec
 from serving.spec_file import load_specs
 
@@ -22,8 +22,8 @@ class Reloader:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._live = runtime.live
-        self._served = runtime.live.started_from
+        self._funnels = runtime.funnels
+        self._served = runtime.funnels.started_from
         self._before = self._served
 
     def poll(self) -> bool:
@@ -36,15 +36,14 @@ class Reloader:
     def reload(self) -> bool:
         """Reads everything again now. Whether other funnels serve since."""
         now = fingerprint(self._runtime.workspace, self._runtime.spec_path)
-        current = self._live.current
+        current = self._funnels.current
         specs, parts = self._specs(), current.parts
         if now.models != self._served.models:
             parts = self._parts(parts)
         self._served = now
-        if parts is current.parts and specs == {name: funnel.spec for name, funnel in current.funnels.items()}:
+        if parts is current.parts and specs == {name: funnel.spec for name, funnel in current.by_surface.items()}:
             return False
-        self._live.current = self._runtime.renewed(specs, parts)
-        self._runtime.watch_caches()
+        self._funnels.exchange(self._runtime.renewed(specs, parts))
         funnel = self._runtime.funnel
         logger("serving").info("funnels exchanged", spec=funnel.spec.version, models=funnel.model_versions)
         return True
@@ -55,19 +54,19 @@ class Reloader:
             try:
                 specs = load_specs(self._runtime.spec_path)
             except VitrineError as error:
-                self._live.spec_refused = str(error)
+                self._funnels.spec_refused = str(error)
                 logger("serving").warning("spec refused, the one before goes on", reason=str(error))
             else:
-                self._live.spec_refused = None
+                self._funnels.spec_refused = None
                 return specs
-        return {name: funnel.spec for name, funnel in self._live.current.funnels.items()}
+        return {name: funnel.spec for name, funnel in self._funnels.current.by_surface.items()}
 
     def _parts(self, before: Parts) -> Parts:
         """The parts to serve with: the newer ones where they bring no new problem."""
         runtime = self._runtime
-        parts = load_parts(runtime.workspace, runtime.snapshot.catalogue, before.reader)
+        parts = parts_for(runtime.workspace, runtime.snapshot, before.reader)
         worse = sorted(parts.problems.keys() - before.problems.keys())
-        self._live.models_refused = tuple(worse)
+        self._funnels.models_refused = tuple(worse)
         for part in worse:
             # An index is built after its model; the pair takes over once both are there.
             logger("serving").warning("models refused, those before go on", part=part, reason=parts.problems[part])
@@ -75,10 +74,10 @@ class Reloader:
 
 
 class Watcher:
-    """Polls from a thread of its own, about once a second or when `LiveFunnels.asked` is set."""
+    """Polls from a thread of its own, about once a second or when `ServingFunnels.asked` is set."""
 
     def __init__(self, runtime: Runtime, every_seconds: float = EVERY_SECONDS) -> None:
-        self._live = runtime.live
+        self._funnels = runtime.funnels
         self._reloader = Reloader(runtime)
         self._every = every_seconds
         self._is_over = Event()
@@ -91,13 +90,13 @@ class Watcher:
     def stop(self) -> None:
         """Ends; waits for an exchange that is under way."""
         self._is_over.set()
-        self._live.asked.set()
+        self._funnels.asked.set()
         self._thread.join(10)
 
     def _watch(self) -> None:
         while not self._is_over.is_set():
-            was_asked = self._live.asked.wait(self._every)
-            self._live.asked.clear()
+            was_asked = self._funnels.asked.wait(self._every)
+            self._funnels.asked.clear()
             if not self._is_over.is_set():
                 self._try(self._reloader.reload if was_asked else self._reloader.poll)
 
@@ -106,5 +105,5 @@ class Watcher:
             look()
         except Exception as error:
             # Whatever it was, feeds go on from the funnels that serve.
-            self._live.spec_refused = f"funnels could not be built ({type(error).__name__}); the log says why"
+            self._funnels.spec_refused = f"funnels could not be built ({type(error).__name__}); the log says why"
             logger("serving").error("reload failed", error=repr(error))

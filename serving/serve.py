@@ -17,7 +17,7 @@ def serve(settings: Settings) -> None:
     """
     require_keys_beyond_loopback(settings.host, settings.api_keys)
     runtime = build_runtime(settings)
-    signal.signal(signal.SIGHUP, lambda *_: runtime.live.asked.set())
+    signal.signal(signal.SIGHUP, lambda *_: runtime.funnels.asked.set())
     app = create_app(runtime)
     uvicorn.run(
         app,

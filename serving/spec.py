@@ -272,7 +272,9 @@ class DeadlinesSpec(SpecModel):
     second_stage_ms: Milliseconds = Field(
         default=40, gt=0, le=10_000, description="The heavy ranker; with less time left it scores fewer candidates."
     )
-    rerank_ms: Milliseconds = Field(default=10, gt=0, le=10_000, description="The rules; they always run.")
+    rerank_ms: Milliseconds = Field(
+        default=10, gt=0, le=10_000, validate_default=True, description="The rules; they always run."
+    )
 
     @field_validator("rerank_ms")
     @classmethod

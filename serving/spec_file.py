@@ -17,7 +17,7 @@ OVERLAYS = Path(__file__).parent / "overlays"
 
 Location = tuple[str | int, ...]
 
-_KEY_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
+_KEY_TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "merge"))
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,14 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[Location, str]]:
         raise ConfigError(f"{path}: expected a mapping of keys at the top, found {type(declared).__name__}")
     origins: dict[Location, str] = {}
     _walk(node, (), origins, path.name)
-    return declared, origins
+    return _text_keys(declared), origins
+
+
+def _text_keys(declared: Any) -> Any:
+    """The same with numbers as keys written as text, which they are in a spec that was read back from JSON."""
+    if isinstance(declared, dict):
+        return {str(key): _text_keys(value) for key, value in declared.items()}
+    return declared
 
 
 def _walk(node: yaml.Node, at: Location, origins: dict[Location, str], file: str) -> None:

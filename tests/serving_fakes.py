@@ -20,7 +20,7 @@ from serving.bootstrap import Runtime, build_funnels
 from serving.feature_log import FeatureLog
 from serving.funnel.first_stage import VectorRanker
 from serving.funnel.source_pool import SourcePool
-from serving.live import LiveFunnels, fingerprint
+from serving.funnels import ServingFunnels, fingerprint
 from serving.metrics import Metrics
 from serving.parts import Parts
 from serving.snapshot import Catalogue, Lists, Ragged, SampleUser, Snapshot, Users
@@ -240,11 +240,11 @@ def make_runtime(
     metrics = Metrics()
     log = FeatureLog.opened(settings, metrics.feature_rows) if is_feature_log else None
     specs = {one.surface: one for one in ((spec,) if isinstance(spec, FunnelSpec) else spec)}
-    live = LiveFunnels(
+    funnels = ServingFunnels(
         build_funnels(specs, snapshot, parts, journal, metrics, log, pool), fingerprint(settings.workspace, None)
     )
     clock = FrozenClock(AS_OF)
-    return Runtime(settings, settings.workspace, clock, snapshot, journal, metrics, live, None, pool, log)
+    return Runtime(settings, settings.workspace, clock, snapshot, journal, metrics, funnels, None, pool, log)
 
 
 def without(parts: Parts, *names: str) -> Parts:

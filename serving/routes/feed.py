@@ -33,7 +33,7 @@ def feed_router(runtime: Runtime, feed: Feed, served: ServedLog) -> APIRouter:
     router = APIRouter(tags=["feed"])
 
     def answer(query: FeedQuery, where: str) -> Response:
-        surfaces = {*runtime.live.current.funnels, *runtime.snapshot.surfaces}
+        surfaces = {*runtime.funnels.current.by_surface, *runtime.snapshot.surfaces}
         if query.surface is not None and query.surface not in surfaces:
             raise _invalid(where, "surface", f"unknown surface; known are {', '.join(sorted(surfaces))}", query.surface)
         wish = FeedRequest(

@@ -31,7 +31,7 @@ from serving.bootstrap import Runtime, build_funnels
 from serving.feature_log import FeatureLog, MaterializedText
 from serving.feature_log_files import read_feature_log, write_feature_log
 from serving.funnel.request import FeedRequest
-from serving.live import LiveFunnels, fingerprint
+from serving.funnels import ServingFunnels, fingerprint
 from serving.metrics import Metrics
 from serving.parts import load_parts
 from serving.snapshot import load_snapshot, save_snapshot
@@ -91,10 +91,10 @@ class Served:
         )
         self.log = FeatureLog(folder / "features", 1.0, lambda *_: None, MaterializedText(self.workspace))
         spec, journal, metrics = with_overlay(load_spec(), OVERLAY), Journal(folder / "journal.db"), Metrics()
-        funnels = build_funnels({spec.surface: spec}, snapshot, parts, journal, metrics, self.log, None)
-        live = LiveFunnels(funnels, fingerprint(self.workspace, None))
+        built = build_funnels({spec.surface: spec}, snapshot, parts, journal, metrics, self.log, None)
+        funnels = ServingFunnels(built, fingerprint(self.workspace, None))
         self.runtime = Runtime(
-            settings, self.workspace, self.clock, snapshot, journal, metrics, live, feature_log=self.log
+            settings, self.workspace, self.clock, snapshot, journal, metrics, funnels, feature_log=self.log
         )
         self.pages = ServedLog(folder / "served.db")
         numbers = count(1)

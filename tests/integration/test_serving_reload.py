@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from events.served import ServedLog
-from serving import reload as reload_module
 from serving.bootstrap import build_runtime
 from serving.funnel.request import FeedRequest
 from serving.reload import Reloader, Watcher
@@ -42,7 +41,6 @@ class Platform:
         save_snapshot(self.settings.workspace, snapshot)
         self.parts = make_parts(snapshot)
         monkeypatch.setattr("serving.bootstrap.load_parts", lambda *_: self.parts)
-        monkeypatch.setattr(reload_module, "load_parts", lambda *_: self.parts)
         reader = FakeReader(snapshot.catalogue)
         self.runtime = build_runtime(self.settings, reader=reader, is_patient=True)
         self.reloader = Reloader(self.runtime)
@@ -91,20 +89,20 @@ def test_each_surface_has_its_own_funnel(platform):
     explore, reels = platform.page(), platform.page(surface="reels")
     assert explore.spec_version.startswith("explore-")
     assert reels.spec_version.startswith("reels-")
-    assert platform.runtime.live.current.of("reels").spec.sources["two_tower"].quota == 300
+    assert platform.runtime.funnels.current.of("reels").spec.sources["two_tower"].quota == 300
     assert platform.page(surface="tab_1").spec_version == explore.spec_version
 
 
 def test_surfaces_of_equal_caches_read_features_once(platform):
-    funnels = platform.runtime.live.current.funnels
+    funnels = platform.runtime.funnels.current.by_surface
     assert funnels["explore"].features is funnels["reels"].features
 
 
 def test_a_changed_spec_takes_over_and_the_rest_stays(platform):
-    before = dict(platform.runtime.live.current.funnels)
+    before = dict(platform.runtime.funnels.current.by_surface)
     write(platform.specs, "explore", **{"diversity: 0.05": "diversity: 0.1"})
     assert platform.reloader.reload()
-    after = platform.runtime.live.current.funnels
+    after = platform.runtime.funnels.current.by_surface
     assert after["reels"] is before["reels"]
     assert after["explore"].spec.rerank.diversity == 0.1
     assert after["explore"].features is before["explore"].features  # what was read stays read
@@ -112,22 +110,22 @@ def test_a_changed_spec_takes_over_and_the_rest_stays(platform):
 
 
 def test_a_comment_changes_nothing(platform):
-    before = platform.runtime.live.current
+    before = platform.runtime.funnels.current
     (platform.specs / "explore.yaml").write_text("# seen\n" + (platform.specs / "explore.yaml").read_text())
     assert not platform.reloader.reload()
-    assert platform.runtime.live.current is before
+    assert platform.runtime.funnels.current is before
 
 
 def test_an_invalid_spec_is_refused_with_its_reason_and_the_one_before_goes_on(platform):
     before = platform.page().spec_version
     write(platform.specs, "explore", **{"creator_window: 2": "creator_window: 200"})
     assert not platform.reloader.reload()
-    assert "rerank.creator_window" in platform.runtime.live.spec_refused
-    assert "explore.yaml:" in platform.runtime.live.spec_refused
+    assert "rerank.creator_window" in platform.runtime.funnels.spec_refused
+    assert "explore.yaml:" in platform.runtime.funnels.spec_refused
     assert platform.page().spec_version == before
     write(platform.specs, "explore", **{"creator_window: 2": "creator_window: 3"})
     assert platform.reloader.reload()
-    assert platform.runtime.live.spec_refused is None
+    assert platform.runtime.funnels.spec_refused is None
     assert platform.page().spec_version != before
 
 
@@ -135,7 +133,7 @@ def test_a_folder_that_is_gone_is_refused(platform):
     for file in platform.specs.glob("*.yaml"):
         file.unlink()
     assert not platform.reloader.reload()
-    assert "no funnel spec" in platform.runtime.live.spec_refused
+    assert "no funnel spec" in platform.runtime.funnels.spec_refused
     assert len(platform.page().posts) == 10
 
 
@@ -143,7 +141,7 @@ def test_surfaces_come_and_go(platform):
     write(platform.specs, "home")
     (platform.specs / "reels.yaml").unlink()
     assert platform.reloader.reload()
-    assert set(platform.runtime.live.current.funnels) == {"explore", "home"}
+    assert set(platform.runtime.funnels.current.by_surface) == {"explore", "home"}
     assert platform.page(surface="home").spec_version.startswith("home-")
 
 
@@ -170,12 +168,12 @@ def test_models_that_do_not_load_are_refused_until_they_do(platform):
     whole = platform.parts
     platform.publish(replace(whole, search=None, tower=None, problems={"index": "made by another bundle"}), 2)
     assert not platform.reloader.reload()
-    assert platform.runtime.live.models_refused == ("index",)
+    assert platform.runtime.funnels.models_refused == ("index",)
     assert platform.page().degraded == ()
     assert platform.page().model_versions["second_stage"] == "model-1"
     platform.publish(newer_model(whole, 3), 3)
     assert platform.reloader.reload()
-    assert platform.runtime.live.models_refused == ()
+    assert platform.runtime.funnels.models_refused == ()
     assert platform.page().model_versions["second_stage"] == "model-3"
 
 
@@ -234,12 +232,12 @@ def test_the_watcher_sees_a_change_by_itself_and_survives_a_fault(platform, monk
     monkeypatch.setattr(platform.runtime.__class__, "renewed", lambda *_: 1 / 0)
     watcher.start()
     write(platform.specs, "explore", **{"diversity: 0.05": "diversity: 0.1"})
-    assert soon(lambda: platform.runtime.live.spec_refused)
-    assert "ZeroDivisionError" in platform.runtime.live.spec_refused
+    assert soon(lambda: platform.runtime.funnels.spec_refused)
+    assert "ZeroDivisionError" in platform.runtime.funnels.spec_refused
     assert platform.runtime.spec.rerank.diversity == 0.05
     monkeypatch.undo()
-    monkeypatch.setattr(reload_module, "load_parts", lambda *_: platform.parts)
+    monkeypatch.setattr("serving.bootstrap.load_parts", lambda *_: platform.parts)
     write(platform.specs, "explore", **{"diversity: 0.05": "diversity: 0.3"})
     assert soon(lambda: platform.runtime.spec.rerank.diversity == 0.3)
-    assert platform.runtime.live.spec_refused is None
+    assert platform.runtime.funnels.spec_refused is None
     watcher.stop()

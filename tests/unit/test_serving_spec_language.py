@@ -88,6 +88,8 @@ def test_what_contradicts_itself_is_refused_at_its_path(overlay, path, what):
 
 
 def test_deadlines_that_are_left_out_are_checked_too():
+    with pytest.raises(ConfigError, match=r"deadlines\.rerank_ms: .*110 ms, request_ms is 100"):
+        with_overlay(load_spec(), {"deadlines!": {"second_stage_ms": 50}})
     with pytest.raises(ConfigError, match="retrieval_ms is 30"):
         with_overlay(load_spec(), {"deadlines!": {}, "sources": {"fresh": {"deadline_ms": 50}}})
 

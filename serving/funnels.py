@@ -1,6 +1,6 @@
 """The funnels that serve, by surface, and the one place where they are exchanged for newer ones."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -18,18 +18,18 @@ from serving.spec_file import spec_files
 class FunnelSet:
     """All that a new spec or model replaces, as one value: a request takes it once and keeps it to its end."""
 
-    funnels: Mapping[str, Funnel]
-    """By the surface of their spec, the default one first."""
+    by_surface: Mapping[str, Funnel]
+    """The default one first."""
     parts: Parts
 
     @property
     def default(self) -> Funnel:
         """The funnel of surfaces that have no spec of their own."""
-        return next(iter(self.funnels.values()))
+        return next(iter(self.by_surface.values()))
 
     def of(self, surface: str) -> Funnel:
         """The funnel that answers for a surface."""
-        return self.funnels.get(surface, self.default)
+        return self.by_surface.get(surface, self.default)
 
 
 class Fingerprint(NamedTuple):
@@ -40,8 +40,8 @@ class Fingerprint(NamedTuple):
 
 
 @dataclass
-class LiveFunnels:
-    """What serves right now. Setting `current` is the exchange."""
+class ServingFunnels:
+    """What serves right now."""
 
     current: FunnelSet
     started_from: Fingerprint
@@ -52,6 +52,14 @@ class LiveFunnels:
     """Parts of newer models that do not load; the ones before go on."""
     asked: Event = field(default_factory=Event)
     """Set to have the files read again at once."""
+    followers: list[Callable[[FunnelSet], None]] = field(default_factory=list)
+    """Told after each exchange: what follows the funnels from outside, such as metrics."""
+
+    def exchange(self, newer: FunnelSet) -> None:
+        """Puts `newer` in the place of `current`, in one step."""
+        self.current = newer
+        for follow in self.followers:
+            follow(newer)
 
 
 def fingerprint(workspace: Workspace, spec_path: Path | None) -> Fingerprint:
