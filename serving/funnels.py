@@ -11,6 +11,7 @@ from core.files import content_hash
 from core.workspace import Workspace
 from serving.funnel.runner import Funnel
 from serving.parts import Parts
+from serving.spec import FunnelSpec
 from serving.spec_file import spec_files
 
 
@@ -26,6 +27,11 @@ class FunnelSet:
     def default(self) -> Funnel:
         """The funnel of surfaces that have no spec of their own."""
         return next(iter(self.by_surface.values()))
+
+    @property
+    def specs(self) -> dict[str, FunnelSpec]:
+        """The specs by surface, the default one first."""
+        return {surface: funnel.spec for surface, funnel in self.by_surface.items()}
 
     def of(self, surface: str) -> Funnel:
         """The funnel that answers for a surface."""

@@ -41,7 +41,8 @@ class Reloader:
         if now.models != self._served.models:
             parts = self._parts(parts)
         self._served = now
-        if parts is current.parts and specs == {name: funnel.spec for name, funnel in current.by_surface.items()}:
+        # The order counts: the first surface is the default one.
+        if parts is current.parts and list(specs.items()) == list(current.specs.items()):
             return False
         self._funnels.exchange(self._runtime.renewed(specs, parts))
         funnel = self._runtime.funnel
@@ -59,7 +60,7 @@ class Reloader:
             else:
                 self._funnels.spec_refused = None
                 return specs
-        return {name: funnel.spec for name, funnel in self._funnels.current.by_surface.items()}
+        return dict(self._funnels.current.specs)
 
     def _parts(self, before: Parts) -> Parts:
         """The parts to serve with: the newer ones where they bring no new problem."""

@@ -32,7 +32,7 @@ def health_router(runtime: Runtime) -> APIRouter:
             is_ready=True,
             degraded=degraded,
             spec_version=runtime.spec.version,
-            surfaces={name: funnel.spec.version for name, funnel in runtime.funnels.current.by_surface.items()},
+            surfaces={name: spec.version for name, spec in runtime.funnels.current.specs.items()},
             spec_refused=runtime.funnels.spec_refused,
             models_refused=list(runtime.funnels.models_refused),
             model_versions=runtime.funnel.model_versions,

@@ -145,6 +145,12 @@ def test_surfaces_come_and_go(platform):
     assert platform.page(surface="home").spec_version.startswith("home-")
 
 
+def test_a_surface_becomes_the_default_by_the_name_of_its_file(platform):
+    (platform.specs / "reels.yaml").rename(platform.specs / "a_reels.yaml")
+    assert platform.reloader.reload()
+    assert platform.runtime.spec.surface == "reels"
+
+
 def test_a_poll_waits_until_a_file_rests(platform):
     assert not platform.reloader.poll()
     write(platform.specs, "explore", **{"diversity: 0.05": "diversity: 0.1"})
