@@ -45,7 +45,8 @@ class Settings(BaseSettings):
         (), description="Keys that clients send as X-API-Key, as a JSON list; empty leaves loopback open."
     )
     funnel_spec: Path | None = Field(
-        None, description="Funnel spec (YAML) to serve with; unset uses serving/funnel.yaml."
+        None,
+        description="Funnel spec (YAML) to serve with, or a folder of one per surface; unset uses serving/funnel.yaml.",
     )
     feature_log_share: float = Field(
         0.01,

@@ -1,5 +1,6 @@
-"""`python -m serving`: build the snapshot, draw candidates, serve."""
+"""`python -m serving`: build the snapshot, draw candidates, explain the funnel spec, serve."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -56,6 +57,41 @@ def draw_candidates(
         f"ranked in {report.rank_seconds:.1f} s",
         soft_wrap=True,
     )
+
+
+@app.command("explain-spec")
+def explain_spec(
+    file: Annotated[Path | None, typer.Argument(help="Spec file or folder; default VITRINE_FUNNEL_SPEC.")] = None,
+    overlay: Annotated[list[str] | None, typer.Option(help="Overlay by name or file; may be repeated.")] = None,
+    is_json: Annotated[bool, typer.Option("--json", help="Plain values instead of a picture.")] = False,
+) -> None:
+    """Prints the funnel as a diagram, and every tunable path with its value, unit and range."""
+    import json
+
+    from serving.spec_file import load_spec, read_overlay, spec_files
+    from serving.spec_view import as_json, as_view
+
+    overlays = [read_overlay(name) for name in overlay or ()]
+    specs = [load_spec(path, overlays) for path in spec_files(file or Settings().funnel_spec)]
+    if is_json:
+        typer.echo(json.dumps([as_json(spec) for spec in specs], ensure_ascii=False, indent=1))
+        return
+    for spec in specs:
+        Console().print(as_view(spec))
+
+
+@app.command("spec-schema")
+def spec_schema(
+    output: Annotated[Path | None, typer.Option(help="File to write; default is the screen.")] = None,
+) -> None:
+    """Prints the JSON Schema of a funnel spec, for editors."""
+    from core.files import write_atomically
+    from serving.spec_paths import schema_text
+
+    if output is None:
+        typer.echo(schema_text(), nl=False)
+    else:
+        write_atomically(output, schema_text())
 
 
 @app.command()

@@ -14,6 +14,7 @@ from core.errors import StoreUnavailableError
 from events.served import ServedLog
 from serving.bootstrap import Runtime
 from serving.middleware import KeyCheck, RequestMetrics, SecurityHeaders
+from serving.reload import Watcher
 from serving.routes.events import events_router
 from serving.routes.feed import feed_router
 from serving.routes.health import health_router
@@ -29,11 +30,15 @@ def create_app(runtime: Runtime) -> FastAPI:
     served = ServedLog(runtime.workspace.served)
     feed = runtime.open_feed(served, lambda: secrets.randbits(63))
     intake = runtime.open_intake(served)
+    watcher = Watcher(runtime)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         served.prune(runtime.clock.now())
+        runtime.warm_up()
+        watcher.start()
         yield
+        watcher.stop()
         served.close()
         runtime.close()
 

@@ -1,6 +1,6 @@
 """The feed without HTTP: from a request and a cursor to one page, logged as served."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -12,6 +12,7 @@ from serving.cursor import Cursor, CursorSigner
 from serving.funnel.ports import ControlsReader
 from serving.funnel.request import Explanation, FeedRequest, Slate, SlatePost
 from serving.funnel.runner import Funnel
+from serving.funnels import ServingFunnels
 from serving.metrics import Metrics
 from serving.visits import Visit, Visits
 
@@ -45,7 +46,7 @@ class Feed:
 
     def __init__(
         self,
-        funnel: Funnel,
+        funnels: ServingFunnels,
         controls: ControlsReader,
         visits: Visits,
         signer: CursorSigner,
@@ -54,7 +55,7 @@ class Feed:
         metrics: Metrics,
         new_id: Callable[[], int],
     ) -> None:
-        self._funnel = funnel
+        self._funnels = funnels
         self._controls = controls
         self._visits = visits
         self._signer = signer
@@ -66,9 +67,10 @@ class Feed:
     def page(self, wish: FeedRequest, cursor: str | None = None) -> Page:
         """The next page. `wish.at`, its ids and exclusions are set here. Raises CursorError."""
         request = replace(wish, at=self._clock.now(), request_id=self._new_id() & MAX_ID)
+        funnel = self._funnels.current.of(request.surface)
         visit, offset = self._visit(request, cursor)
         with visit.lock:
-            entries, end, degraded = self._cut(visit, offset, request)
+            entries, end, degraded = self._cut(visit, offset, request, funnel)
         posts = tuple(
             PagePost(replace(slate.post(place), position=position), slate.explanation(place), slate.served_at)
             for position, slate, place in entries
@@ -76,11 +78,13 @@ class Feed:
         next_cursor = None
         if posts and not (visit.is_exhausted and end >= visit.end):
             next_cursor = self._signer.write(Cursor(visit.visit_id, request.user_id, end), request.surface)
+        # A page from before an exchange of funnels names those that ranked it.
+        spec_version, models = _versions(entries[0][1]) if entries else (funnel.spec.version, funnel.model_versions)
         page = Page(
-            request.request_id, request.user_id, request.surface, self._funnel.spec.version,
-            dict(self._funnel.model_versions), request.at, posts, next_cursor, degraded,
+            request.request_id, request.user_id, request.surface, spec_version, dict(models), request.at, posts,
+            next_cursor, degraded,
         )  # fmt: skip
-        self._log(page, visit, request)
+        self._log(page, visit, request, funnel)
         return page
 
     def _visit(self, request: FeedRequest, cursor: str | None) -> tuple[Visit, int]:
@@ -107,20 +111,22 @@ class Feed:
             return ()
 
     def _cut(
-        self, visit: Visit, offset: int, request: FeedRequest
+        self, visit: Visit, offset: int, request: FeedRequest, funnel: Funnel
     ) -> tuple[list[tuple[int, Slate, int]], int, tuple[str, ...]]:
         """Position, slate and place of each post of the page, where the next page starts, and what was missing."""
-        barred_rows, barred_creators = self._barred(request)
+        barred_rows, barred_creators = self._barred(request, funnel)
         entries: list[tuple[int, Slate, int]] = []
         at, degraded, is_cached = offset, dict[str, None](), True
         while len(entries) < request.limit:
             if at >= visit.end:
                 if visit.is_exhausted:
                     break
-                visit.add(self._ranked(visit, request))
+                visit.add(self._ranked(visit, request, funnel))
                 is_cached = False
                 continue
             slate, place = visit.entries[at - visit.first_offset]
+            if entries and _versions(slate) != _versions(entries[0][1]):
+                break  # other funnels took over since: the next page begins with theirs
             row, creator = int(slate.candidates.rows[place]), int(slate.creator_ids[place])
             if row not in barred_rows and creator not in barred_creators:
                 entries.append((at, slate, place))
@@ -129,9 +135,9 @@ class Feed:
         self._metrics.cache("slates", is_cached)
         return entries, at, tuple(degraded)
 
-    def _ranked(self, visit: Visit, request: FeedRequest) -> Slate:
-        window = self._funnel.spec.rerank.creator_window
-        return self._funnel.rank(
+    def _ranked(self, visit: Visit, request: FeedRequest, funnel: Funnel) -> Slate:
+        window = funnel.spec.rerank.creator_window
+        return funnel.rank(
             replace(
                 request,
                 session_id=visit.visit_id,
@@ -140,19 +146,19 @@ class Feed:
             )
         )
 
-    def _barred(self, request: FeedRequest) -> tuple[frozenset[int], frozenset[int]]:
+    def _barred(self, request: FeedRequest, funnel: Funnel) -> tuple[frozenset[int], frozenset[int]]:
         """Rows hidden and creators blocked by now: they also leave pages that were ranked before."""
-        user_row = self._funnel.snapshot.users.row_of(request.user_id)
+        user_row = funnel.snapshot.users.row_of(request.user_id)
         try:
             controls = self._controls.read(request.user_id, user_row, request.at)
         except StoreUnavailableError:
             return frozenset(), frozenset()
         return frozenset(controls.hidden_rows.tolist()), controls.blocked_creator_ids
 
-    def _log(self, page: Page, visit: Visit, request: FeedRequest) -> None:
+    def _log(self, page: Page, visit: Visit, request: FeedRequest, funnel: Funnel) -> None:
         posts = [p.post for p in page.posts]
         # The words that the models were fed, not the client's: training reads the request's words from here.
-        country, language = self._funnel.words_of(request)
+        country, language = funnel.words_of(request)
         record = ServedPage(
             page.request_id, visit.visit_id, page.user_id, page.surface, country, language, request.device,
             request.at, page.spec_version, model_versions_text(page.model_versions), page.degraded,
@@ -164,6 +170,10 @@ class Feed:
             self._served.append(record)
         except StoreUnavailableError:
             self._metrics.degraded("served_log")
+
+
+def _versions(slate: Slate) -> tuple[str, Mapping[str, str]]:
+    return slate.spec_version, slate.model_versions
 
 
 def model_versions_text(versions: dict[str, str]) -> str:

@@ -186,6 +186,9 @@ class Readiness(BaseModel):
     is_ready: bool
     degraded: list[str]
     spec_version: str
+    surfaces: dict[str, str] = Field(description="Spec version by surface, the default one first.")
+    spec_refused: str | None = Field(description="Why the spec files as they are do not serve; the ones before go on.")
+    models_refused: list[str] = Field(description="Parts of newer models that do not load; the ones before go on.")
     model_versions: dict[str, str]
     snapshot_id: str
     now: datetime = Field(description="The platform's clock.")

@@ -1,5 +1,7 @@
 """Runs the service with uvicorn."""
 
+import signal
+
 import uvicorn
 
 from core.settings import Settings
@@ -9,9 +11,14 @@ from serving.security import require_keys_beyond_loopback
 
 
 def serve(settings: Settings) -> None:
-    """Serves until it is told to stop. Raises ConfigError before listening where keys are missing."""
+    """Serves until it is told to stop; SIGHUP reads specs and models again.
+
+    Raises ConfigError before listening where keys are missing.
+    """
     require_keys_beyond_loopback(settings.host, settings.api_keys)
-    app = create_app(build_runtime(settings))
+    runtime = build_runtime(settings)
+    signal.signal(signal.SIGHUP, lambda *_: runtime.funnels.asked.set())
+    app = create_app(runtime)
     uvicorn.run(
         app,
         host=settings.host,

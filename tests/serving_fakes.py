@@ -16,9 +16,11 @@ from core.workspace import DatasetManifest
 from events.journal import Journal
 from feature_repo.catalog import ALL_VIEWS
 from feature_repo.columns import Columns, null_columns
-from serving.bootstrap import Runtime, make_funnel
+from serving.bootstrap import Runtime, build_funnels
 from serving.feature_log import FeatureLog
 from serving.funnel.first_stage import VectorRanker
+from serving.funnel.source_pool import SourcePool
+from serving.funnels import ServingFunnels, fingerprint
 from serving.metrics import Metrics
 from serving.parts import Parts
 from serving.snapshot import Catalogue, Lists, Ragged, SampleUser, Snapshot, Users
@@ -222,13 +224,14 @@ def make_settings(folder: Path, **fields: object) -> Settings:
 
 def make_runtime(
     folder: Path,
-    spec: FunnelSpec | None = None,
+    spec: FunnelSpec | Sequence[FunnelSpec] | None = None,
     parts: Parts | None = None,
     *,
     is_feature_log: bool = False,
+    pool: SourcePool | None = None,
     **fields: object,
 ) -> Runtime:
-    """A runtime of fakes over a real journal, with a real feature log if wanted."""
+    """A runtime of fakes over a real journal, with a real feature log if wanted. Deadlines count with a `pool`."""
     settings = make_settings(folder, **fields)
     snapshot = make_snapshot()
     parts = parts or make_parts(snapshot)
@@ -236,9 +239,12 @@ def make_runtime(
     journal = Journal(settings.workspace.journal)
     metrics = Metrics()
     log = FeatureLog.opened(settings, metrics.feature_rows) if is_feature_log else None
-    funnel = make_funnel(spec, snapshot, parts, journal, metrics, feature_log=log)
+    specs = {one.surface: one for one in ((spec,) if isinstance(spec, FunnelSpec) else spec)}
+    funnels = ServingFunnels(
+        build_funnels(specs, snapshot, parts, journal, metrics, log, pool), fingerprint(settings.workspace, None)
+    )
     clock = FrozenClock(AS_OF)
-    return Runtime(settings, settings.workspace, clock, spec, snapshot, parts, journal, metrics, funnel, log)
+    return Runtime(settings, settings.workspace, clock, snapshot, journal, metrics, funnels, None, pool, log)
 
 
 def without(parts: Parts, *names: str) -> Parts:

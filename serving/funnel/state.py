@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.columns import Columns
+from serving.funnel.budget import Budget
 from serving.funnel.request import FeedRequest
 from serving.snapshot import Snapshot
 
@@ -40,6 +41,7 @@ class RequestState:
     rng: np.random.Generator
     degraded: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    budget: Budget = field(default_factory=Budget)
 
     def is_eligible(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether each post may be shown, [N]."""

@@ -31,17 +31,16 @@ from serving.snapshot import UNKNOWN, Snapshot
 def feed_router(runtime: Runtime, feed: Feed, served: ServedLog) -> APIRouter:
     """Routes that answer with posts."""
     router = APIRouter(tags=["feed"])
-    surface = default_surface(runtime.spec, runtime.snapshot)
-    surfaces = frozenset({runtime.spec.surface, *runtime.snapshot.surfaces})
 
     def answer(query: FeedQuery, where: str) -> Response:
+        surfaces = {*runtime.funnels.current.by_surface, *runtime.snapshot.surfaces}
         if query.surface is not None and query.surface not in surfaces:
             raise _invalid(where, "surface", f"unknown surface; known are {', '.join(sorted(surfaces))}", query.surface)
         wish = FeedRequest(
             user_id=internal_id(query.user_id),
             at=datetime.min.replace(tzinfo=UTC),
             limit=query.limit,
-            surface=query.surface or surface,
+            surface=query.surface or default_surface(runtime.spec, runtime.snapshot),
             country=query.context.country,
             language=query.context.language,
             device=query.context.device,
