@@ -7,7 +7,7 @@ Posts are numbered by their row in the catalogue, sorted by post id; every list 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from core.errors import BundleError, MissingStageError
 from core.files import write_atomically
 from core.workspace import Workspace
 
-FORMAT = 1
+FORMAT = 2
 UNKNOWN = -1
 """Code of a null language, country or media type, and row of an unknown post, creator or user."""
 
@@ -104,6 +104,15 @@ class Catalogue:
         """Code of a country name, UNKNOWN for one no post or user has."""
         return self.countries.index(country) if country in self.countries else UNKNOWN
 
+    @property
+    def newest_rows(self) -> Rows:
+        """Rows written since the snapshot, newest first; none in a catalogue that does not live."""
+        return np.empty(0, dtype=np.int64)
+
+    def changes_since(self, version: int) -> tuple[int, Rows]:
+        """The version of today, and the rows written since `version`."""
+        return 0, np.empty(0, dtype=np.int64)
+
     @cached_property
     def by_popularity(self) -> Rows:
         """All rows, best stored popularity first."""
@@ -161,6 +170,21 @@ class Users:
 
 
 @dataclass(frozen=True)
+class Entities:
+    """What the funnel does not need of users, creators and posts, and their readers ask for."""
+
+    user_profile_codes: Ragged
+    """By row of the users."""
+    post_content_codes: Ragged
+    """By row of the catalogue."""
+    creator_ids: NDArray[np.int64]
+    creator_language_codes: NDArray[np.int16]
+    creator_country_codes: NDArray[np.int16]
+    external_user_ids: Texts | None = None
+    external_creator_ids: Texts | None = None
+
+
+@dataclass(frozen=True)
 class SampleUser:
     """A user worth looking at, for pages and demonstrations."""
 
@@ -188,6 +212,9 @@ class Snapshot:
     topic_names: Mapping[int, str] = field(default_factory=dict)
     external_post_ids: Texts | None = None
     external_creator_ids: Texts | None = None
+    entities: Entities | None = None
+    journal_place: int = 0
+    """Place of the last journal event that the log held when this was built."""
 
     def external_post_id(self, row: int) -> str:
         """The product's own id of a post."""
@@ -250,18 +277,26 @@ _CATALOGUE = (
 _LISTS = ("neighbours", "trending", "trending_by_language", "popular", "popular_by_country", "popular_by_language")
 _USERS = ("user_ids", "language_codes", "country_codes")
 _USER_LISTS = ("seen", "hidden", "blocked", "followed")
+_ENTITY_LISTS = ("user_profile_codes", "post_content_codes")
+_ENTITY_ARRAYS = ("creator_ids", "creator_language_codes", "creator_country_codes")
+_ENTITY_TEXTS = ("external_user_ids", "external_creator_ids")
 
 
 def _arrays_of(snapshot: Snapshot) -> list[tuple[str, NDArray[Any]]]:
     arrays: list[tuple[str, NDArray[Any]]] = [(f"post.{n}", getattr(snapshot.catalogue, n)) for n in _CATALOGUE]
     arrays += [(f"user.{n}", getattr(snapshot.users, n)) for n in _USERS]
     ragged = [(n, getattr(snapshot.lists, n)) for n in _LISTS] + [(n, getattr(snapshot.users, n)) for n in _USER_LISTS]
-    for name, lists in ragged:
-        arrays += [(f"{name}.{part}", getattr(lists, part)) for part in Ragged._fields]
-    for name, texts in (
+    named = [
         ("external_post_ids", snapshot.external_post_ids),
         ("external_creator_ids", snapshot.external_creator_ids),
-    ):
+    ]
+    if (entities := snapshot.entities) is not None:
+        arrays += [(f"entity.{n}", getattr(entities, n)) for n in _ENTITY_ARRAYS]
+        ragged += [(f"entity.{n}", getattr(entities, n)) for n in _ENTITY_LISTS]
+        named += [(f"entity.{n}", getattr(entities, n)) for n in _ENTITY_TEXTS]
+    for name, lists in ragged:
+        arrays += [(f"{name}.{part}", getattr(lists, part)) for part in Ragged._fields]
+    for name, texts in named:
         if texts is not None:
             arrays += [(f"{name}.{part}", getattr(texts, part)) for part in Texts._fields]
     return arrays
@@ -273,6 +308,7 @@ def _manifest(snapshot: Snapshot) -> dict[str, Any]:
         "snapshot_id": snapshot.snapshot_id,
         "as_of": snapshot.as_of,
         "data_version": snapshot.data_version,
+        "journal_place": snapshot.journal_place,
         "languages": snapshot.catalogue.languages,
         "countries": snapshot.catalogue.countries,
         "media_types": snapshot.catalogue.media_types,
@@ -315,4 +351,18 @@ def _assemble(manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Snap
         topic_names={int(topic): name for topic, name in manifest["topic_names"].items()},
         external_post_ids=texts("external_post_ids"),
         external_creator_ids=texts("external_creator_ids"),
+        entities=_entities(arrays, ragged, texts),
+        journal_place=int(manifest["journal_place"]),
+    )
+
+
+def _entities(
+    arrays: dict[str, NDArray[Any]], ragged: Callable[[str], Ragged], texts: Callable[[str], Texts | None]
+) -> Entities | None:
+    if "entity.creator_ids" not in arrays:
+        return None
+    return Entities(
+        **{n: ragged(f"entity.{n}") for n in _ENTITY_LISTS},
+        **{n: arrays[f"entity.{n}"] for n in _ENTITY_ARRAYS},
+        **{n: texts(f"entity.{n}") for n in _ENTITY_TEXTS},
     )
