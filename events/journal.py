@@ -275,6 +275,19 @@ class Journal:
         """Place of the newest event, 0 for none."""
         return int(self._read("SELECT coalesce(max(place), 0) FROM events", ())[0][0])
 
+    def payload(self, place: int) -> str:
+        """The entity that the put at `place` wrote, as JSON. Raises ValueError where there is none."""
+        rows = self._read("SELECT payload FROM events WHERE place = ?", (place,))
+        if not rows or rows[0][0] is None:
+            raise ValueError(f"the journal holds no put at {place}")
+        return str(rows[0][0])
+
+    def wishing_users(self) -> list[int]:
+        """Ids of the users who asked something of their feed, ascending."""
+        return [
+            row[0] for row in self._read(f"SELECT DISTINCT user_id FROM events WHERE kind IN {_CONTROL} ORDER BY 1", ())
+        ]
+
     def deletions(self, until: int) -> list[tuple[str, int, bool]]:
         """Entity, id and whether it was written again, of everything deleted at or before `until`."""
         rows = self._read(
@@ -286,7 +299,8 @@ class Journal:
         for kind, user_id, creator_id, post_id, place in rows:
             verb, _, entity = kind.partition("_")
             ids = {"user": user_id, "creator": creator_id, "post": post_id}
-            last[verb][entity, ids[entity]] = place
+            key = (entity, ids[entity])
+            last[verb][key] = max(place, last[verb].get(key, 0))
         return [(*key, last["put"].get(key, 0) > place) for key, place in last["delete"].items()]
 
     def impression_times(self, impression_ids: Sequence[str]) -> dict[str, datetime]:

@@ -27,6 +27,8 @@ from serving.funnel.sources.ranked_lists import PopularSource, TrendingSource
 from serving.funnel.sources.two_tower import TwoTowerSource
 from serving.funnel.sources.uniform import RandomSource
 from serving.intake import Intake
+from serving.live.assembly import Live, go_live, live_parts
+from serving.live.view import LiveSnapshot
 from serving.metrics import Metrics
 from serving.parts import Parts, load_parts
 from serving.snapshot import Snapshot, load_snapshot
@@ -59,6 +61,7 @@ class Runtime:
     metrics: Metrics
     funnel: Funnel
     feature_log: FeatureLog | None = None
+    live: Live | None = None
 
     def funnel_for(
         self,
@@ -91,10 +94,13 @@ class Runtime:
 
     def open_feed(self, served: ServedLog, new_id: Callable[[], int]) -> Feed:
         """The paged feed over `funnel`."""
+        visits = Visits(self.spec.caches.slates, monotonic)
+        if self.live is not None:
+            self.live.view.on_user_gone(visits.forget)
         return Feed(
             self.funnel,
             JournalControls(self.snapshot, self.journal, self.spec.eligibility.hide_seen_days),
-            Visits(self.spec.caches.slates, monotonic),
+            visits,
             CursorSigner(load_secret(self.workspace.cursor_secret)),
             served,
             self.clock,
@@ -111,10 +117,13 @@ class Runtime:
             self.clock,
             self.metrics,
             default_surface(self.spec, self.snapshot),
+            self.live.view.catch_up if self.live is not None else None,
         )
 
     def close(self) -> None:
         """Closes what this process holds open and writes what it has kept."""
+        if self.live is not None:
+            self.live.tail.stop()
         if self.feature_log is not None:
             self.feature_log.close()
         self.journal.close()
@@ -127,17 +136,23 @@ def build_runtime(
     reader: FeatureReader | None = None,
     clock: Clock | None = None,
     feature_log: FeatureLog | None = None,
+    is_live: bool = False,
 ) -> Runtime:
     """Everything that serving needs, loaded. Raises MissingStageError before data and snapshot are there.
 
     `feature_log` takes the place of the workspace's own and is closed with the runtime. A missing or damaged bundle
-    does not stop it: slates name what they did without.
+    does not stop it: slates name what they did without. `is_live`: the catalogue follows the journal, as a server's
+    must; without, it is the snapshot's, whose rows are sorted by post id.
     """
     _limit_threads(settings.num_threads)
     workspace = settings.workspace
     spec = spec or load_spec(settings.funnel_spec)
     snapshot = load_snapshot(workspace)
+    if is_live:
+        snapshot = LiveSnapshot(snapshot)
     parts = load_parts(workspace, snapshot.catalogue, reader)
+    if isinstance(snapshot, LiveSnapshot):
+        parts = live_parts(parts, snapshot)
     for part, reason in parts.problems.items():
         if _uses(spec, _KIND_OF_PART[part]):
             logger("serving").warning("part not loaded", part=part, reason=reason)
@@ -147,9 +162,12 @@ def build_runtime(
     funnel = make_funnel(spec, snapshot, parts, journal, metrics, feature_log=feature_log)
     metrics.watch_cache("post_features", funnel.features.posts)
     metrics.watch_cache("creator_features", funnel.features.creators)
+    clock = clock or workspace.clock(settings.clock)
+    live = None
+    if isinstance(snapshot, LiveSnapshot):
+        live = go_live(snapshot, parts, journal, clock, spec, funnel.features)
     return Runtime(
-        settings, workspace, clock or workspace.clock(settings.clock), spec, snapshot, parts, journal, metrics, funnel,
-        feature_log,
+        settings, workspace, clock, spec, snapshot, parts, journal, metrics, funnel, feature_log, live,
     )  # fmt: skip
 
 

@@ -31,11 +31,12 @@ class JournalControls:
             return Controls(seen, hidden, blocked, followed)
         since = at - timedelta(days=self._seen_days)
         own = self._journal.user_controls(user_id)
-        blocked_by_post = catalogue.creator_ids[self._rows(own.blocked_post_ids)].tolist()
+        blocked |= frozenset(catalogue.creator_ids[self._rows(own.blocked_post_ids)].tolist())
+        hidden = np.setdiff1d(hidden, self._rows(own.unhidden_post_ids))
         return Controls(
             seen_rows=np.union1d(seen, self._rows(self._journal.seen(user_id, since))),
             hidden_rows=np.union1d(hidden, self._rows(own.hidden_post_ids)),
-            blocked_creator_ids=blocked | own.blocked_creator_ids | frozenset(blocked_by_post),
+            blocked_creator_ids=(blocked - own.unblocked_creator_ids) | own.blocked_creator_ids,
             followed_creator_ids=(followed - own.unfollowed_creator_ids) | own.followed_creator_ids,
             recent=self._recent(self._journal.recent_engagements(user_id, since)),
         )

@@ -122,7 +122,9 @@ class Feed:
                 continue
             slate, place = visit.entries[at - visit.first_offset]
             row, creator = int(slate.candidates.rows[place]), int(slate.creator_ids[place])
-            if row not in barred_rows and creator not in barred_creators:
+            # A post that was deleted or withdrawn since the ranking leaves the pages that were ranked before.
+            is_there = bool(self._funnel.snapshot.catalogue.is_recommendable[row])
+            if is_there and row not in barred_rows and creator not in barred_creators:
                 entries.append((at, slate, place))
                 degraded |= dict.fromkeys(slate.degraded)
             at += 1

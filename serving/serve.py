@@ -11,7 +11,7 @@ from serving.security import require_keys_beyond_loopback
 def serve(settings: Settings) -> None:
     """Serves until it is told to stop. Raises ConfigError before listening where keys are missing."""
     require_keys_beyond_loopback(settings.host, settings.api_keys)
-    app = create_app(build_runtime(settings))
+    app = create_app(build_runtime(settings, is_live=True))
     uvicorn.run(
         app,
         host=settings.host,

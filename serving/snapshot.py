@@ -229,6 +229,11 @@ class Snapshot:
         return self.external_creator_ids.text(row)
 
 
+def room_for(count: int) -> int:
+    """Spare rows kept behind `count` posts or users for those that come before the next snapshot."""
+    return max(4_096, count // 8)
+
+
 def save_snapshot(workspace: Workspace, snapshot: Snapshot) -> Path:
     """The folder written; the snapshot serves from the next start on. Older ones but the last go."""
     folder = workspace.snapshot / snapshot.snapshot_id
@@ -237,6 +242,9 @@ def save_snapshot(workspace: Workspace, snapshot: Snapshot) -> Path:
     for name, array in arrays.items():
         with (folder / f"{name}.npy").open("wb") as file:
             np.save(file, array, allow_pickle=False)
+            if name in _ROOMY:
+                # A hole in the file: processes map it and write their new rows in private pages.
+                file.truncate(file.tell() + room_for(len(array)) * (array.nbytes // max(len(array), 1)))
     shapes = {name: [str(array.dtype), list(array.shape)] for name, array in arrays.items()}
     write_atomically(folder / "manifest.json", json.dumps(_manifest(snapshot) | {"arrays": shapes}, indent=1))
     write_atomically(workspace.snapshot / "current.json", json.dumps({"snapshot_id": snapshot.snapshot_id}))
@@ -262,11 +270,24 @@ def load_snapshot(workspace: Workspace) -> Snapshot:
 
 
 def _load_array(folder: Path, name: str, dtype: str, shape: list[int]) -> NDArray[Any]:
+    if name in _ROOMY and 0 not in shape:
+        return _load_roomy(folder / f"{name}.npy", dtype, shape)
     # np.memmap cannot map an empty file; a plain ndarray view drops memmap's slow indexing.
     mapped = np.load(folder / f"{name}.npy", mmap_mode=None if 0 in shape else "r", allow_pickle=False)
     if str(mapped.dtype) != dtype or list(mapped.shape) != shape:
         raise ValueError(f"{name}.npy is {mapped.dtype} {mapped.shape}, the manifest says {dtype} {shape}")
     return np.asarray(mapped)
+
+
+def _load_roomy(path: Path, dtype: str, shape: list[int]) -> NDArray[Any]:
+    """The first rows of an array that is mapped with its room, copied page by page where it is written to."""
+    own = np.load(path, mmap_mode="r", allow_pickle=False)
+    if str(own.dtype) != dtype or list(own.shape) != shape:
+        raise ValueError(f"{path.name} is {own.dtype} {own.shape}, the manifest says {dtype} {shape}")
+    longer = (shape[0] + room_for(shape[0]), *shape[1:])
+    if path.stat().st_size < own.offset + own.nbytes // shape[0] * longer[0]:
+        raise ValueError(f"{path.name} lacks the room behind its rows")
+    return np.asarray(np.memmap(path, own.dtype, "c", own.offset, longer))[: shape[0]]
 
 
 _CATALOGUE = (
@@ -277,6 +298,7 @@ _CATALOGUE = (
 _LISTS = ("neighbours", "trending", "trending_by_language", "popular", "popular_by_country", "popular_by_language")
 _USERS = ("user_ids", "language_codes", "country_codes")
 _USER_LISTS = ("seen", "hidden", "blocked", "followed")
+_ROOMY = frozenset([*(f"post.{n}" for n in _CATALOGUE), "user.language_codes", "user.country_codes"])
 _ENTITY_LISTS = ("user_profile_codes", "post_content_codes")
 _ENTITY_ARRAYS = ("creator_ids", "creator_language_codes", "creator_country_codes")
 _ENTITY_TEXTS = ("external_user_ids", "external_creator_ids")

@@ -19,6 +19,8 @@ from feature_repo.columns import Columns, null_columns
 from serving.bootstrap import Runtime, make_funnel
 from serving.feature_log import FeatureLog
 from serving.funnel.first_stage import VectorRanker
+from serving.live.assembly import go_live, live_parts
+from serving.live.view import LiveSnapshot
 from serving.metrics import Metrics
 from serving.parts import Parts
 from serving.snapshot import Catalogue, Lists, Ragged, SampleUser, Snapshot, Users
@@ -159,6 +161,9 @@ class FakeTower:
     def user_vectors(self, columns: Columns) -> NDArray[np.float32]:
         return self.vector[None, :]
 
+    def post_vectors(self, columns: Columns) -> NDArray[np.float32]:
+        return columns["post_profile__content_embedding"].astype(np.float32)
+
 
 class ExactSearch:
     """All eligible posts by inner product with their content."""
@@ -169,6 +174,7 @@ class ExactSearch:
     def search(
         self, vector_D: NDArray[np.float32], k: int, is_eligible_P: NDArray[np.bool_]
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        is_eligible_P = is_eligible_P[: len(self.catalogue)]  # a live catalogue has room behind
         scores = np.where(is_eligible_P, self.catalogue.content @ vector_D, -np.inf).astype(np.float64)
         rows = np.argsort(-scores, kind="stable")[:k]
         rows = rows[np.isfinite(scores[rows])]
@@ -228,17 +234,18 @@ def make_runtime(
     is_feature_log: bool = False,
     **fields: object,
 ) -> Runtime:
-    """A runtime of fakes over a real journal, with a real feature log if wanted."""
+    """A runtime of fakes over a real journal and its live view, with a real feature log if wanted."""
     settings = make_settings(folder, **fields)
-    snapshot = make_snapshot()
-    parts = parts or make_parts(snapshot)
+    snapshot = LiveSnapshot(make_snapshot())
+    parts = live_parts(parts or make_parts(snapshot), snapshot)
     spec = spec or make_spec()
     journal = Journal(settings.workspace.journal)
     metrics = Metrics()
     log = FeatureLog.opened(settings, metrics.feature_rows) if is_feature_log else None
     funnel = make_funnel(spec, snapshot, parts, journal, metrics, feature_log=log)
     clock = FrozenClock(AS_OF)
-    return Runtime(settings, settings.workspace, clock, spec, snapshot, parts, journal, metrics, funnel, log)
+    live = go_live(snapshot, parts, journal, clock, spec, funnel.features)
+    return Runtime(settings, settings.workspace, clock, spec, snapshot, parts, journal, metrics, funnel, log, live)
 
 
 def without(parts: Parts, *names: str) -> Parts:
