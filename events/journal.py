@@ -233,23 +233,14 @@ class Journal:
             unblocked_creator_ids=frozenset(creators[UNBLOCK]),
         )
 
-    def seen(self, user_id: int, since: datetime) -> frozenset[int]:
-        """Ids of posts the user saw at or after `since`."""
-        rows = self._read(
-            "SELECT DISTINCT post_id FROM events WHERE user_id = ? AND kind = ? AND event_at >= ? "
-            f"AND {_SINCE_DELETION}",
-            (user_id, IMPRESSION, _micros(since), user_id),
-        )
-        return frozenset(row[0] for row in rows)
-
-    def seen_after(self, user_id: int, place: int, since: datetime, limit: int) -> list[tuple[int, int, float]]:
-        """Place, post id and unix seconds of the user's last `limit` impressions behind `place`, oldest first."""
+    def seen_after(self, user_id: int, place: int, limit: int) -> list[tuple[int, int, float]]:
+        """Place, post id and unix seconds of the user's first `limit` impressions behind `place`, oldest first."""
         rows = self._read(
             "SELECT place, post_id, event_at FROM events WHERE user_id = ? AND place > ? AND kind = 'impression' "
-            f"AND event_at >= ? AND {_SINCE_DELETION} ORDER BY place DESC LIMIT ?",
-            (user_id, place, _micros(since), user_id, limit),
+            f"AND {_SINCE_DELETION} ORDER BY place LIMIT ?",
+            (user_id, place, user_id, limit),
         )
-        return [(found, post_id, micros / 1e6) for found, post_id, micros in reversed(rows)]
+        return [(found, post_id, micros / 1e6) for found, post_id, micros in rows]
 
     def recent_engagements(self, user_id: int, since: datetime, limit: int = 50) -> list[JournalEvent]:
         """The user's last engagements with posts at or after `since`, newest first."""

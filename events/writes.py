@@ -6,11 +6,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from core.schema import TABLES
 from events.journal import WRITE_KINDS, JournalEvent
+from events.read import latest, register_log
 
 Row = dict[str, Any]
 
@@ -45,12 +46,8 @@ class _Posts:
         by_id = [e.entity_id for e in writes if e.kind == "delete_post"]
         by_creator = [e.entity_id for e in writes if e.kind == "delete_creator"]
         self._rows: dict[int, Row] = {}
-        files = [str(file) for file in sorted((log_root / "posts").glob("day=*/*.parquet"))]
-        if files and (by_id or by_creator):
-            wanted = ds.field("post_id").isin(pa.array(by_id, pa.int64()))
-            wanted |= ds.field("creator_id").isin(pa.array(by_creator, pa.int64()))
-            rows = ds.dataset(files, schema=TABLES["posts"].arrow).to_table(filter=wanted).sort_by("event_at")
-            self._rows = {row["post_id"]: row for row in rows.to_pylist()}
+        if by_id or by_creator:
+            self._rows = {row["post_id"]: row for row in _last_posts(log_root, by_id, by_creator)}
 
     def put(self, row: Row) -> None:
         """Keeps the row that now holds."""
@@ -65,6 +62,20 @@ class _Posts:
 
     def of_creator(self, creator_id: int) -> list[int]:
         return [post_id for post_id, row in self._rows.items() if row["creator_id"] == creator_id]
+
+
+def _last_posts(log_root: Path, post_ids: Sequence[int], creator_ids: Sequence[int]) -> list[Row]:
+    """The last row of each of these posts, and of each post of these creators."""
+    # Not pyarrow.dataset: it cannot read back a null among lists of fixed length.
+    with duckdb.connect() as connection:
+        register_log(connection, log_root)
+        found = connection.sql(
+            f"SELECT * FROM {latest(connection, 'posts')} WHERE post_id IN (SELECT unnest($posts::BIGINT[])) "
+            "OR creator_id IN (SELECT unnest($creators::BIGINT[]))",
+            params={"posts": list(post_ids), "creators": list(creator_ids)},
+        )
+        rows: list[Row] = found.to_arrow_table().to_pylist()
+    return rows
 
 
 def _rows_of(event: JournalEvent, posts: _Posts) -> list[tuple[str, Row]]:

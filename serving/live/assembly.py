@@ -56,6 +56,7 @@ def go_live(
         towers.append((parts.first_stage.tower, parts.first_stage))
     view.on_posts(VectorKeeper(towers, features, parts.reader, snapshot.live_catalogue).write)
     tail = Tail(view)
+    view.on_user_gone(snapshot.seen.forget)
     try:
         view.catch_up()
     except StoreUnavailableError as error:

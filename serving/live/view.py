@@ -13,6 +13,7 @@ from core.clock import Clock
 from core.logs import logger
 from events.journal import DELETES, IMPRESSION, PUTS, Journal, TailEvent
 from serving.live.catalogue import LiveCatalogue, RoomError
+from serving.live.seen import SeenFilter
 from serving.live.trending import LiveLists, Trending
 from serving.live.users import LiveUsers
 from serving.snapshot import UNKNOWN, Snapshot
@@ -32,6 +33,8 @@ class LiveSnapshot(Snapshot):
         self.live_catalogue = LiveCatalogue(base.catalogue, room)
         self.live_users = LiveUsers(base.users)
         self.live_lists = LiveLists(base.lists)
+        self.seen = SeenFilter()
+        """What users saw since, by rows of this catalogue."""
         super().__init__(
             **given | {"catalogue": self.live_catalogue, "users": self.live_users, "lists": self.live_lists}
         )

@@ -3,19 +3,26 @@
 import json
 import re
 from dataclasses import replace
+from datetime import timedelta
 
 import httpx
 import numpy as np
 import pytest
 
+from core.clock import FrozenClock
 from core.errors import InputError
 from core.schema import CONTENT_DIM
+from events.compact import compact
+from events.journal import Journal
 from serving.app import create_app
+from serving.bulk import export_lines
 from serving.client import VitrineClient
 from serving.entity_schemas import CreatorIn, PostIn, UserIn
+from serving.entity_store import EntityStore
 from serving.live.assembly import go_live, live_parts
-from serving.live.view import LiveSnapshot
-from tests.serving_fakes import AS_OF, FakeTower, make_parts, make_runtime, make_snapshot, make_spec
+from serving.live.view import LiveSnapshot, LiveView
+from serving.snapshot_build import build_snapshot
+from tests.serving_fakes import AS_OF, FakeTower, make_parts, make_runtime, make_settings, make_snapshot, make_spec
 from tests.serving_server import running
 
 SPEC = make_spec(eligibility={"min_pool": 5})
@@ -328,6 +335,48 @@ def test_the_view_rebuilt_from_snapshot_and_journal_equals_the_live_one(vitrine,
         ids = live.written_ids(entity)
         assert rebuilt.written_ids(entity) == ids
         assert [rebuilt.written_at(entity, i) for i in ids] == [live.written_at(entity, i) for i in ids]
+
+
+def test_entities_are_the_same_before_and_after_their_writes_move_into_the_log(tmp_path):
+    """Live over an empty snapshot; rebuilt from log and journal; rebuilt again with further writes on top."""
+    settings = make_settings(tmp_path)
+    workspace = settings.workspace
+    workspace.write_manifest(replace(workspace.manifest(), kind="own", anchor_at=None))
+    clock, written = FrozenClock(AS_OF), {}
+    with Journal(workspace.journal) as journal:
+        for turn in range(3):
+            snapshot = LiveSnapshot(build_snapshot(settings, {"like": 1.0}))
+            view = LiveView(snapshot, journal, clock, {})
+            store = EntityStore(view, journal, clock)
+            assert exported(store) == written
+            for step in range(4):
+                clock.at += timedelta(seconds=1)
+                store.put("post", f"p{turn}{step}", post(creator_id=f"c{step}", content_codes=[turn], topic_id=step))
+                store.put("user", f"u{turn}{step}", UserIn(language="en", profile_codes=[step, -1]))
+                store.put("creator", f"c{step}", CreatorIn(country="FR"))
+            store.wish("follow", f"u{turn}0", "c3")
+            store.wish("hide", f"u{turn}0", f"p{turn}3")
+            store.wish("block", f"u{turn}1", "c2")
+            store.wish("block", f"u{turn}1", "c2", is_wanted=False)
+            store.put("post", "p00", post(creator_id="c1", duration_seconds=0.1 * turn, language="fr"))
+            store.delete("post", f"p{turn}1")
+            store.delete("user", f"u{turn}2")
+            if turn == 1:
+                store.delete("creator", "c0")
+            if turn == 2:
+                store.put("user", "u02", UserIn(language="de"))
+            written = exported(store)
+            clock.at += timedelta(seconds=1)
+            compact(workspace)
+    assert len(written["post"]) > 5
+    assert set(written) == {"user", "creator", "post", "follow", "hide"}
+
+
+def exported(store):
+    """Everything as /export gives it."""
+    kinds = ("user", "creator", "post", "follow", "hide", "block")
+    lines = {kind: sorted(b"".join(export_lines(store, kind)).splitlines()) for kind in kinds}
+    return {kind: found for kind, found in lines.items() if found}
 
 
 def test_the_client_has_a_method_for_every_path_and_its_models_are_the_documents(runtime):
