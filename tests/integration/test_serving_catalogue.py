@@ -351,9 +351,9 @@ def test_entities_are_the_same_before_and_after_their_writes_move_into_the_log(t
             assert exported(store) == written
             for step in range(4):
                 clock.at += timedelta(seconds=1)
+                store.put("creator", f"c{step}", CreatorIn(country="FR"))
                 store.put("post", f"p{turn}{step}", post(creator_id=f"c{step}", content_codes=[turn], topic_id=step))
                 store.put("user", f"u{turn}{step}", UserIn(language="en", profile_codes=[step, -1]))
-                store.put("creator", f"c{step}", CreatorIn(country="FR"))
             store.wish("follow", f"u{turn}0", "c3")
             store.wish("hide", f"u{turn}0", f"p{turn}3")
             store.wish("block", f"u{turn}1", "c2")

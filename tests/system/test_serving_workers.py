@@ -93,11 +93,11 @@ def test_wishes_and_users_count_at_the_other_at_once(workers):
     one.put_hide("2", target.post_id)
     assert target.post_id not in ids(other.feed("2", limit=100).posts)
     assert target.post_id in [hide.post_id for hide in other.hides("2")]
-    one.put_user("new-user", UserIn(language="es"))
-    assert other.read_user("new-user").language == "es"
-    assert eventually(lambda: {p.language for p in other.feed("new-user", limit=20).posts} == {"es"})
+    one.put_user("new-user", UserIn(language="en"))
+    assert other.read_user("new-user").language == "en"
+    assert eventually(lambda: {p.language for p in other.feed("new-user", limit=20).posts} == {"en"})
     one.delete_user("new-user")
-    assert eventually(lambda: {p.language for p in other.feed("new-user", limit=20).posts} != {"es"})
+    assert eventually(lambda: {p.language for p in other.feed("new-user", limit=20).posts} != {"en"})
 
 
 def test_engagements_at_one_trend_at_the_other(workers):
