@@ -106,8 +106,8 @@ def journal_place(log_root: Path) -> int:
 def _with_creators(log_root: Path, events: Sequence[JournalEvent]) -> list[JournalEvent]:
     """The events, each with its post's creator where the sender left it out and the log knows it."""
     wanted = {e.post_id for e in events if e.creator_id is None and e.post_id is not None}
-    creator_of: dict[int | None, int | None] = dict(_lookup(log_root, "posts", "post_id", "creator_id", wanted))
-    creator_of |= {e.post_id: e.creator_id for e in events if e.kind == "put_post"}
+    creator_of = _lookup(log_root, "posts", "post_id", "creator_id", wanted)
+    creator_of |= {e.entity_id: e.creator_id for e in events if e.kind == "put_post" and e.creator_id is not None}
     return [
         replace(e, creator_id=creator_of.get(e.post_id)) if e.creator_id is None and e.post_id is not None else e
         for e in events

@@ -98,7 +98,7 @@ def _given(entity: str, payload: Mapping[str, Any]) -> Row:
     """The payload's columns that the entity's table has."""
     row = {name: payload.get(name) for name in TABLES[f"{entity}s"].arrow.names if name in payload}
     if "created_at" in row:
-        row["created_at"] = datetime.fromisoformat(row["created_at"])
+        row["created_at"] = datetime.fromisoformat(payload["created_at"])
     return row
 
 

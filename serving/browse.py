@@ -44,7 +44,7 @@ class Browse:
         """What users of the country, else of the language, else everyone engaged with most over a week."""
         state = self._state(language, country)
         segment = "country" if country else "language" if language else "everyone"
-        spec = PopularSpec(kind="popular", quota=limit, segment=segment)  # type: ignore[arg-type]
+        spec = PopularSpec(kind="popular", quota=limit, segment=segment)
         return _listed(state, (PopularSource(spec, self._snapshot.lists).find(state), "popular"))
 
     def similar(self, row: int, limit: int, language: str | None, country: str | None) -> Listed:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from core.clock import Clock
 from core.errors import StoreUnavailableError
 from core.ids import internal_id, request_id_number
-from events.journal import IMPRESSION, UNFOLLOW, Journal, JournalEvent
+from events.journal import IMPRESSION, UNBLOCK, UNFOLLOW, Journal, JournalEvent
 from events.served import ServedLog, ServedPage
 from serving.metrics import Metrics
 from serving.schemas import EventIn, Refusal
@@ -20,7 +20,7 @@ from serving.snapshot import UNKNOWN, Catalogue
 FUTURE_TOLERANCE = timedelta(minutes=5)
 OLDEST = timedelta(days=14)
 """Engagements count for up to two weeks; older events are backfill and go through the importers."""
-CREATOR_KINDS = ("follow", UNFOLLOW, "block")
+CREATOR_KINDS = ("follow", UNFOLLOW, "block", UNBLOCK)
 """Kinds that are about a creator; the others need a post."""
 
 

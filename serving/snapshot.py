@@ -109,6 +109,10 @@ class Catalogue:
         """Rows written since the snapshot, newest first; none in a catalogue that does not live."""
         return np.empty(0, dtype=np.int64)
 
+    def was_written(self, rows: Rows) -> NDArray[np.bool_]:
+        """Whether each row was written since the snapshot, [N]."""
+        return np.zeros(len(rows), dtype=np.bool_)
+
     def changes_since(self, version: int) -> tuple[int, Rows]:
         """The version of today, and the rows written since `version`."""
         return 0, np.empty(0, dtype=np.int64)
@@ -384,7 +388,11 @@ def _entities(
     if "entity.creator_ids" not in arrays:
         return None
     return Entities(
-        **{n: ragged(f"entity.{n}") for n in _ENTITY_LISTS},
-        **{n: arrays[f"entity.{n}"] for n in _ENTITY_ARRAYS},
-        **{n: texts(f"entity.{n}") for n in _ENTITY_TEXTS},
+        ragged("entity.user_profile_codes"),
+        ragged("entity.post_content_codes"),
+        arrays["entity.creator_ids"],
+        arrays["entity.creator_language_codes"],
+        arrays["entity.creator_country_codes"],
+        texts("entity.external_user_ids"),
+        texts("entity.external_creator_ids"),
     )

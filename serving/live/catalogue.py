@@ -59,12 +59,12 @@ class LiveCatalogue(Catalogue):
         return rows
 
     @property
-    def by_popularity(self) -> Rows:  # type: ignore[override]
+    def by_popularity(self) -> Rows:
         """Rows of the snapshot, best stored popularity first."""
         return self.base.by_popularity
 
     @property
-    def by_age(self) -> Rows:  # type: ignore[override]
+    def by_age(self) -> Rows:
         """Rows of the snapshot that were not written since, newest first."""
         rows = self.base.by_age
         return rows[~self._is_written[rows]] if self._changes else rows
@@ -73,6 +73,10 @@ class LiveCatalogue(Catalogue):
     def newest_rows(self) -> Rows:
         """Rows written since the snapshot and still there, newest first."""
         return self._newest
+
+    def was_written(self, rows: Rows) -> NDArray[np.bool_]:
+        """Whether each row was written since the snapshot, [N]."""
+        return np.asarray(self._is_written[rows])
 
     def creator_rows(self, creator_id: int) -> Rows:
         """Rows of one creator's posts, newest first."""

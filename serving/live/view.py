@@ -63,6 +63,7 @@ class LiveView:
         self._clock = clock
         self._weights = dict(weights)
         self._trending = Trending(snapshot.base.lists, snapshot.as_of)
+        self._has_new_sums = False
         self._place: int | None = None
         self._written: dict[Key, int | None] = {}
         self._on_posts: list[Callable[[NDArray[np.int64]], None]] = []
@@ -134,7 +135,10 @@ class LiveView:
                 if row != UNKNOWN:
                     self._count(event, row)
         self._settle(written)
-        self.snapshot.live_lists.replace_trending(*self._trending.lists(catalogue, self._clock.now().timestamp()))
+        if self._has_new_sums:
+            lists = self._trending.lists(catalogue, self._clock.now().timestamp())
+            self.snapshot.live_lists.replace_trending(*lists)
+            self._has_new_sums = False
 
     def _put(self, event: TailEvent) -> list[int]:
         """Rows written by a put."""
@@ -180,6 +184,7 @@ class LiveView:
             self.snapshot.catalogue.num_impressions[row] += 1
         else:
             self._trending.add(row, self._weights.get(event.kind, 0.0), event.event_at / 1e6)
+            self._has_new_sums = True
 
     def _settle(self, rows: list[int]) -> None:
         self.snapshot.live_catalogue.settle()

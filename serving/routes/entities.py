@@ -28,7 +28,9 @@ from serving.schemas import ExternalId
 
 NDJSON = "application/x-ndjson"
 _BODY = {"required": True, "content": {NDJSON: {"schema": {"type": "string"}}}}
-_LINES = {200: {"content": {NDJSON: {"schema": {"type": "string"}}}, "description": "One object per line."}}
+_LINES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {NDJSON: {"schema": {"type": "string"}}}, "description": "One object per line."}
+}
 
 Key = Annotated[IdempotencyKey | None, Header(description="Your own id of this write; the same one counts once.")]
 
@@ -107,16 +109,16 @@ def _add_wishes(router: APIRouter, store: EntityStore, kind: WishKind, out: type
 
     target_type = Annotated[ExternalId, Path(alias=f"{about}_id")]
 
-    def read_one(user_id: ExternalId, target: target_type) -> Any:  # type: ignore[valid-type]
+    def read_one(user_id: ExternalId, target: target_type) -> Any:
         if target not in store.names_of_wishes(kind, user_id):
             raise HTTPException(404, f"no such {kind}")
         return reply(user_id, target)
 
-    def put(user_id: ExternalId, target: target_type, idempotency_key: Key = None) -> Any:  # type: ignore[valid-type]
+    def put(user_id: ExternalId, target: target_type, idempotency_key: Key = None) -> Any:
         store.wish(kind, user_id, target, idempotency_key)
         return reply(user_id, target)
 
-    def delete(user_id: ExternalId, target: target_type, idempotency_key: Key = None) -> None:  # type: ignore[valid-type]
+    def delete(user_id: ExternalId, target: target_type, idempotency_key: Key = None) -> None:
         store.wish(kind, user_id, target, idempotency_key, is_wanted=False)
 
     router.get(many, response_model=list[out], name=f"read_{kind}s", description=f"Every {kind} of the user.")(read_all)  # type: ignore[valid-type]

@@ -53,7 +53,7 @@ class FreshSource:
         live = self._live(state.at_seconds)
         if not len(live):
             return first_eligible(rows, -ages, state, self._spec.quota)
-        is_held = ~np.isin(rows, self._catalogue.newest_rows)
+        is_held = ~self._catalogue.was_written(rows)
         rows = np.concatenate([live, rows[is_held]])
         ages = np.concatenate([state.at_seconds - self._catalogue.created_at[live], ages[is_held]])
         return best_eligible(rows, -ages, state, self._spec.quota)
