@@ -191,7 +191,12 @@ class LiveView:
         if rows:
             changed = np.unique(np.array(rows, dtype=np.int64))
             for listener in self._on_posts:
-                listener(changed)
+                try:
+                    listener(changed)
+                except Exception as error:
+                    # The posts are there; a view that stopped here would serve deleted ones for good.
+                    self.problem = f"a listener failed: {error!r}"
+                    logger("serving").exception("written posts not passed on", posts=len(changed))
 
 
 def _id_of(entity: str, event: TailEvent) -> int:

@@ -5,8 +5,16 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+import torch
 
+from core.schema import CONTENT_DIM
+from feature_repo.columns import null_columns
 from models.ann import load_index, write_index
+from models.bundle import RetrievalBundle
+from models.features import Feature, FeatureSpec
+from models.towers import TowerConfig, TwoTower
+from serving.entity_schemas import PostIn
+from serving.entity_store import EntityStore
 from serving.funnel.eligibility import Eligibility
 from serving.live.catalogue import LiveCatalogue
 from serving.live.search import LiveSearch
@@ -15,7 +23,7 @@ from serving.live.view import LiveSnapshot
 from serving.snapshot import UNKNOWN, load_snapshot, save_snapshot
 from serving.spec import EligibilitySpec
 from serving.vector_search import IndexSearch
-from tests.serving_fakes import AS_OF, make_catalogue, make_settings, make_snapshot
+from tests.serving_fakes import AS_OF, make_catalogue, make_parts, make_runtime, make_settings, make_snapshot
 
 POST = {
     "external_id": "p", "creator_id": 7, "creator_external_id": "c7", "created_at": AS_OF.isoformat(),
@@ -195,3 +203,61 @@ def test_a_snapshot_knows_up_to_where_it_holds_the_journal(tmp_path):
     workspace = make_settings(tmp_path).workspace
     save_snapshot(workspace, snapshot)
     assert load_snapshot(workspace).journal_place == 7
+
+
+class Empty:
+    """An index without posts."""
+
+    def search(self, vector_D, k, is_eligible_P):
+        return np.empty(0, dtype=np.int64), np.empty(0)
+
+
+def real_bundle():
+    """A retrieval bundle of the real towers over real views, with random weights."""
+    spec = FeatureSpec((
+        Feature("user_history__content_centroid", "user", "embedding", dim=CONTENT_DIM),
+        Feature("post_profile__content_embedding", "post", "embedding", dim=CONTENT_DIM),
+        Feature("post_profile__topic_id", "post", "categorical", table="topic", num_rows=16, dim=4),
+        Feature("post_activity__num_impressions_24h", "post", "numeric", "log1p"),
+        Feature("creator_activity__num_impressions_24h", "post", "numeric", "log1p"),
+    ))  # fmt: skip
+    torch.manual_seed(3)
+    module = TwoTower(spec, TowerConfig(dim=8, hidden=(16,)), 1, is_training=False)
+    return RetrievalBundle("b", spec, {}, module.requires_grad_(False).eval())
+
+
+@pytest.mark.parametrize("is_store_down", [False, True])
+def test_a_new_post_gets_the_bundles_vector_of_its_content_and_null_counters(tmp_path, is_store_down):
+    bundle = real_bundle()
+    parts = make_parts(make_snapshot())
+    parts.reader.is_down = is_store_down
+    names = frozenset(bundle.spec.columns("post")) | frozenset(bundle.spec.columns("user"))
+    runtime = make_runtime(
+        tmp_path, parts=replace(parts, tower=bundle, search=Empty(), first_stage=None, feature_names=names)
+    )
+    search = runtime.parts.search
+    content = np.zeros(CONTENT_DIM)
+    content[4] = 1.0
+    post = PostIn(creator_id="c", media_type="text", topic_id=5, content_embedding=content.tolist())
+    EntityStore(runtime.live.view, runtime.journal, runtime.clock).put("post", "new", post)
+    columns = null_columns(bundle.spec.columns("post"), 1)
+    columns["post_profile__content_embedding"][0] = content
+    columns["post_profile__topic_id"][0] = 5
+    assert search._parts.rows.tolist() == [600]
+    np.testing.assert_allclose(search._parts.vectors, bundle.post_vectors(columns), rtol=1e-6)
+    runtime.close()
+
+
+def test_a_listener_that_fails_stops_neither_writes_nor_deletions(tmp_path):
+    runtime = make_runtime(tmp_path)
+    view = runtime.live.view
+
+    def fail(rows):
+        raise MemoryError("no room")
+
+    view.on_posts(fail)
+    EntityStore(view, runtime.journal, runtime.clock).delete("post", "401")
+    assert not runtime.snapshot.catalogue.is_recommendable[200]
+    assert runtime.live.degraded == ("live_catalogue",)
+    assert view.catch_up() == 0
+    runtime.close()
