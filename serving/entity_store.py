@@ -97,11 +97,12 @@ class EntityStore:
             self.append([event])
 
     def delete_event(self, entity: str, external_id: str, key: str | None = None) -> JournalEvent | None:
-        """The event that deletes the entity, None where that was done. Raises UnknownEntityError."""
+        """The event that deletes the entity, None where that was done. Raises UnknownEntityError, not for a user."""
         entity_id = internal_id(external_id)
         if self._view.written_at(entity, entity_id) == (True, None):
             return None
-        if self.find(entity, entity_id) is None and not (entity == "user" and self._has_wishes(entity_id)):
+        # A user may be known by what they did alone, which no entity tells.
+        if entity != "user" and self.find(entity, entity_id) is None:
             raise UnknownEntityError(entity, f"{entity}_id")
         return self.forced_delete(entity, external_id, key)
 
@@ -171,10 +172,6 @@ class EntityStore:
         if not len(rows):
             return None
         return {"external_id": self._view.snapshot.external_creator_id(int(rows[0])), "language": None, "country": None}
-
-    def _has_wishes(self, user_id: int) -> bool:
-        controls = self._read_controls(user_id)
-        return bool(len(controls.hidden_rows) or controls.followed_creator_ids or controls.blocked_creator_ids)
 
     def _read_controls(self, user_id: int) -> Controls:
         return self._controls.read(user_id, self._view.snapshot.users.row_of(user_id), self._clock.now())
