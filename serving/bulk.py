@@ -66,6 +66,7 @@ def import_lines(store: EntityStore, body: bytes) -> ImportReply:
         raise TooManyLinesError(f"{len(lines)} lines; send at most {MAX_LINES} in one request")
     store.catch_up()
     events: list[JournalEvent] = []
+    orphans: list[JournalEvent] = []
     refused: list[LineRefusal] = []
     unchanged, batch = 0, _Batch({})
     for number, line in lines:
@@ -78,9 +79,10 @@ def import_lines(store: EntityStore, body: bytes) -> ImportReply:
             unchanged += 1
         else:
             events.append(event)
-    report = store.append(events) if events else None
-    accepted, doubled = (report.accepted, report.duplicates) if report else (0, 0)
-    return ImportReply(accepted=accepted, unchanged=unchanged + doubled, refused=refused)
+            orphans += store.orphans(event)
+    report = store.append([*events, *orphans]) if events else None
+    doubled = min(report.duplicates, len(events)) if report else 0
+    return ImportReply(accepted=len(events) - doubled, unchanged=unchanged + doubled, refused=refused)
 
 
 def export_lines(store: EntityStore, kind: str) -> Iterator[bytes]:

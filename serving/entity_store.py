@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -94,7 +95,7 @@ class EntityStore:
         self._view.catch_up()
         event = self.delete_event(entity, external_id, key)
         if event is not None:
-            self.append([event])
+            self.append([event, *self.orphans(event)])
 
     def delete_event(self, entity: str, external_id: str, key: str | None = None) -> JournalEvent | None:
         """The event that deletes the entity, None where that was done. Raises UnknownEntityError, not for a user."""
@@ -110,6 +111,20 @@ class EntityStore:
         """The event that deletes the entity, whatever there is."""
         ids = {f"{entity}_id": internal_id(external_id)}
         return self._event(f"delete_{entity}", self._clock.now(), key, **ids)
+
+    def orphans(self, event: JournalEvent) -> list[JournalEvent]:
+        """Deletions of the posts that go with a deleted creator: each keeps a tombstone of its own."""
+        if event.kind != "delete_creator":
+            return []
+        snapshot = self._view.snapshot
+        posts = snapshot.catalogue.post_ids[snapshot.catalogue.creator_rows(event.entity_id)].tolist()
+        return [
+            replace(
+                event, event_id=f"{event.event_id}/{post}"[-128:], kind="delete_post", creator_id=None, post_id=post
+            )
+            for post in posts
+            if self._view.written_at("post", post) != (True, None)
+        ]
 
     def wish(self, kind: str, user: str, target: str, key: str | None = None, is_wanted: bool = True) -> bool:
         """Whether anything changed by a follow, hide or block, or by lifting one. Raises UnknownEntityError."""
