@@ -6,12 +6,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 
 from core.schema import TABLES
 from events.journal import WRITE_KINDS, JournalEvent
-from events.read import latest, register_log
 
 Row = dict[str, Any]
 
@@ -66,7 +64,11 @@ class _Posts:
 
 def _last_posts(log_root: Path, post_ids: Sequence[int], creator_ids: Sequence[int]) -> list[Row]:
     """The last row of each of these posts, and of each post of these creators."""
-    # Not pyarrow.dataset: it cannot read back a null among lists of fixed length.
+    # pyarrow.dataset cannot read back a null among lists of fixed length. Imported here: only deletions need DuckDB.
+    import duckdb
+
+    from events.read import latest, register_log
+
     with duckdb.connect() as connection:
         register_log(connection, log_root)
         found = connection.sql(
