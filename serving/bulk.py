@@ -6,12 +6,13 @@
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from core.ids import internal_id
 from events.journal import JournalEvent
 from serving.base_entities import Document
 from serving.entity_schemas import (
@@ -54,6 +55,8 @@ class _Batch:
 
     touched: dict[tuple[str, str], bool]
     """Whether each entity is there after the lines so far."""
+    introductions: list[JournalEvent] = field(default_factory=list)
+    """What must go before the next line's event."""
 
 
 def import_lines(store: EntityStore, body: bytes) -> ImportReply:
@@ -66,7 +69,7 @@ def import_lines(store: EntityStore, body: bytes) -> ImportReply:
         raise TooManyLinesError(f"{len(lines)} lines; send at most {MAX_LINES} in one request")
     store.catch_up()
     events: list[JournalEvent] = []
-    orphans: list[JournalEvent] = []
+    num_taken = 0
     refused: list[LineRefusal] = []
     unchanged, batch = 0, _Batch({})
     for number, line in lines:
@@ -78,11 +81,14 @@ def import_lines(store: EntityStore, body: bytes) -> ImportReply:
         if event is None:
             unchanged += 1
         else:
-            events.append(event)
-            orphans += store.orphans(event)
-    report = store.append([*events, *orphans]) if events else None
-    doubled = min(report.duplicates, len(events)) if report else 0
-    return ImportReply(accepted=len(events) - doubled, unchanged=unchanged + doubled, refused=refused)
+            num_taken += 1
+            orphans = store.orphans(event)
+            events += [*batch.introductions, event, *orphans]
+            batch.introductions = []
+            batch.touched |= {("post", found["external_id"]): False for found in store.posts_of(orphans)}
+    report = store.append(events) if events else None
+    doubled = min(report.duplicates, num_taken) if report else 0
+    return ImportReply(accepted=num_taken - doubled, unchanged=unchanged + doubled, refused=refused)
 
 
 def export_lines(store: EntityStore, kind: str) -> Iterator[bytes]:
@@ -117,7 +123,8 @@ def _wishes(store: EntityStore, kind: str) -> Iterator[dict[str, Any]]:
         user = store.find("user", user_id)
         name = user["external_id"] if user is not None else str(user_id)
         for target in targets:
-            if target is not None:
+            # Someone known by events alone has left no name but a number.
+            if target is not None and internal_id(name) == user_id:
                 yield {"kind": kind, "user_id": name, f"{about}_id": target["external_id"]}
 
 
@@ -161,9 +168,7 @@ def _entity_event(
             raise _RefusedError(next(iter(given)), "does not belong to a deletion")
         if is_touched and not batch.touched[kind, name]:
             return None
-        if is_touched:
-            return store.forced_delete(kind, name, key)
-        event = store.delete_event(kind, name, key)
+        event = store.forced_delete(kind, name, key) if is_touched else store.delete_event(kind, name, key)
     else:
         try:
             entity = _MODELS[kind].model_validate(given)
@@ -189,6 +194,9 @@ def _wish_event(
     event = store.wish_event(kind, user, target, key, not is_lifted, is_forced=is_new or wish in batch.touched)
     if event is not None:
         batch.touched[wish] = not is_lifted
+        if not batch.touched.get(("user", user), False):
+            batch.introductions = store.introduction(user)
+            batch.touched["user", user] = True
     return event
 
 

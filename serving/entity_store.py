@@ -126,11 +126,21 @@ class EntityStore:
             if self._view.written_at("post", post) != (True, None)
         ]
 
+    def posts_of(self, events: Sequence[JournalEvent]) -> list[Document]:
+        """The posts that the events are about, as they are before them."""
+        found = (self.find("post", event.post_id) for event in events if event.post_id is not None)
+        return [document for document in found if document is not None]
+
     def wish(self, kind: str, user: str, target: str, key: str | None = None, is_wanted: bool = True) -> bool:
         """Whether anything changed by a follow, hide or block, or by lifting one. Raises UnknownEntityError."""
         self._view.catch_up()
         event = self.wish_event(kind, user, target, key, is_wanted)
-        return event is not None and self.append([event]).accepted > 0
+        return event is not None and self.append([*self.introduction(user), event]).accepted > 0
+
+    def introduction(self, user: str) -> list[JournalEvent]:
+        """The event that makes a user known by name before their first wish; none for one who is."""
+        event = self.put_event("user", user, UserIn()) if self.find("user", internal_id(user)) is None else None
+        return [event] if event is not None else []
 
     def wish_event(
         self, kind: str, user: str, target: str, key: str | None = None, is_wanted: bool = True, is_forced: bool = False
