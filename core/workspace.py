@@ -4,7 +4,7 @@ var/<dataset>/
   dataset.json      what the data is, and where its time ends (DatasetManifest)
   log/<table>/      the append-only event log, day=YYYY-MM-DD/*.parquet
   quarantine/       refused rows with reasons, one Parquet file per gate and run
-  journal.db        events posted over HTTP, durable before they are acknowledged
+  journal.db        events and writes that came over HTTP, durable before they are acknowledged
   served_features/  what the second stage was fed for sampled requests, Parquet, a week of it
   data/             Feast's own: registry.db, features/<view>/, redis/; feature_state/ for the next build
   training_sets/    point-in-time joined examples, by name

@@ -9,7 +9,7 @@ Shapes: B users, N posts, D dimensions, K posts wanted. Scores are inner product
 import json
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,14 @@ class PostIndex:
         if self._centre_D is not None:
             scores += (queries_BD @ self._centre_D)[:, None]
         return ids, np.where(is_found, scores, -np.inf).astype(np.float32)
+
+    def with_added(self, post_ids: NDArray[np.int64], vectors_ND: NDArray[np.float32]) -> "PostIndex":
+        """A copy in memory that holds more posts; an inverted file keeps its lists. This index stays as it is."""
+        index = faiss.clone_index(self._index)
+        vectors = vectors_ND if self._centre_D is None else vectors_ND - self._centre_D
+        index.add(np.ascontiguousarray(vectors, dtype=np.float32))
+        ids = np.concatenate([self.post_ids, np.asarray(post_ids, dtype=np.int64)])
+        return PostIndex(replace(self.manifest, count=len(ids)), index, ids, self._centre_D)
 
     def _parameters(self, eligible: NDArray[np.bool_] | None) -> Any:
         if eligible is None:

@@ -13,8 +13,11 @@ from fastapi.staticfiles import StaticFiles
 from core.errors import StoreUnavailableError
 from events.served import ServedLog
 from serving.bootstrap import Runtime
+from serving.entity_store import EntityStore, UnknownEntityError
 from serving.middleware import KeyCheck, RequestMetrics, SecurityHeaders
 from serving.reload import Watcher
+from serving.routes.browse import browse_router
+from serving.routes.entities import entities_router
 from serving.routes.events import events_router
 from serving.routes.feed import feed_router
 from serving.routes.health import health_router
@@ -36,6 +39,8 @@ def create_app(runtime: Runtime) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         served.prune(runtime.clock.now())
         runtime.warm_up()
+        if runtime.live is not None:
+            runtime.live.tail.start()
         watcher.start()
         yield
         watcher.stop()
@@ -55,8 +60,12 @@ def create_app(runtime: Runtime) -> FastAPI:
     app.include_router(events_router(intake))
     app.include_router(health_router(runtime))
     app.include_router(page_router(runtime, PAGE_FOLDER))
+    app.include_router(browse_router(runtime))
+    if runtime.live is not None:
+        app.include_router(entities_router(EntityStore(runtime.live.view, runtime.journal, runtime.clock)))
     app.mount("/static", StaticFiles(directory=PAGE_FOLDER), name="static")
     app.add_exception_handler(StoreUnavailableError, _unavailable)
+    app.add_exception_handler(UnknownEntityError, _unknown)
     app.add_exception_handler(RequestValidationError, _malformed)
     # Added last runs first: metrics see every answer, keys are asked for before a body is read.
     app.add_middleware(KeyCheck, keys=ApiKeys(runtime.settings.api_keys))
@@ -70,6 +79,10 @@ def _malformed(request: Request, error: Exception) -> Response:
     complaints = error.errors() if isinstance(error, RequestValidationError) else []
     detail = [{"type": c["type"], "loc": list(c["loc"]), "msg": c["msg"]} for c in complaints]
     return JSONResponse({"detail": detail}, status_code=422)
+
+
+def _unknown(request: Request, error: Exception) -> Response:
+    return JSONResponse({"detail": str(error)}, status_code=404)
 
 
 def _unavailable(request: Request, error: Exception) -> Response:

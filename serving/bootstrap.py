@@ -31,6 +31,9 @@ from serving.funnel.sources.two_tower import TwoTowerSource
 from serving.funnel.sources.uniform import RandomSource
 from serving.funnels import FunnelSet, ServingFunnels, fingerprint
 from serving.intake import Intake
+from serving.live.assembly import Live, go_live, live_parts
+from serving.live.reader import LiveReader
+from serving.live.view import LiveSnapshot
 from serving.metrics import Metrics
 from serving.parts import Parts, load_parts
 from serving.snapshot import Snapshot, load_snapshot
@@ -65,6 +68,7 @@ class Runtime:
     """Where the specs come from, None where they were given."""
     pool: SourcePool | None = None
     feature_log: FeatureLog | None = None
+    live: Live | None = None
 
     @property
     def funnel(self) -> Funnel:
@@ -142,10 +146,13 @@ class Runtime:
 
     def open_feed(self, served: ServedLog, new_id: Callable[[], int]) -> Feed:
         """The paged feed over the funnels that serve."""
+        visits = Visits(self.spec.caches.slates, monotonic)
+        if self.live is not None:
+            self.live.view.on_user_gone(visits.forget)
         return Feed(
             self.funnels,
             JournalControls(self.snapshot, self.journal, self.spec.eligibility.hide_seen_days),
-            Visits(self.spec.caches.slates, monotonic),
+            visits,
             CursorSigner(load_secret(self.workspace.cursor_secret)),
             served,
             self.clock,
@@ -162,10 +169,13 @@ class Runtime:
             self.clock,
             self.metrics,
             default_surface(self.spec, self.snapshot),
+            self.live.view.catch_up if self.live is not None else None,
         )
 
     def close(self) -> None:
         """Closes what this process holds open and writes what it has kept."""
+        if self.live is not None:
+            self.live.tail.stop()
         if self.feature_log is not None:
             self.feature_log.close()
         self.journal.close()
@@ -179,12 +189,14 @@ def build_runtime(
     clock: Clock | None = None,
     feature_log: FeatureLog | None = None,
     is_patient: bool = False,
+    is_live: bool = False,
 ) -> Runtime:
     """Everything that serving needs, loaded. Raises MissingStageError before data and snapshot are there.
 
     `feature_log` takes the place of the workspace's own and is closed with the runtime. A missing or damaged bundle
     does not stop it: slates name what they did without. `is_patient`: no deadline counts, for work off the request
-    path.
+    path. `is_live`: the catalogue follows the journal, as a server's must; without, it is the snapshot's, whose rows
+    are sorted by post id.
     """
     _limit_threads(settings.num_threads)
     workspace = settings.workspace
@@ -192,6 +204,8 @@ def build_runtime(
     started_from = fingerprint(workspace, spec_path)
     specs = {spec.surface: spec} if spec is not None else load_specs(spec_path)
     snapshot = load_snapshot(workspace)
+    if is_live:
+        snapshot = LiveSnapshot(snapshot)
     parts = parts_for(workspace, snapshot, reader)
     for part, reason in parts.problems.items():
         if any(_uses(used, _KIND_OF_PART[part]) for used in specs.values()):
@@ -200,19 +214,25 @@ def build_runtime(
     metrics = Metrics()
     feature_log = feature_log or FeatureLog.opened(settings, metrics.feature_rows)
     pool = None if is_patient else SourcePool()
+    clock = clock or workspace.clock(settings.clock)
     funnels = build_funnels(specs, snapshot, parts, journal, metrics, feature_log, pool)
+    live = go_live(snapshot, journal, clock, funnels) if isinstance(snapshot, LiveSnapshot) else None
     runtime = Runtime(
-        settings, workspace, clock or workspace.clock(settings.clock), snapshot, journal, metrics,
-        ServingFunnels(funnels, started_from), spec_path, pool, feature_log,
+        settings, workspace, clock, snapshot, journal, metrics,
+        ServingFunnels(funnels, started_from), spec_path, pool, feature_log, live,
     )  # fmt: skip
     runtime.watch_caches(funnels)
     runtime.funnels.followers.append(runtime.watch_caches)
+    if live is not None:
+        runtime.funnels.followers.append(live.follow)
     return runtime
 
 
 def parts_for(workspace: Workspace, snapshot: Snapshot, reader: FeatureReader | None = None) -> Parts:
     """The parts as the workspace has them now, at the start and for every exchange."""
-    return load_parts(workspace, snapshot.catalogue, reader)
+    stored = reader.stored if isinstance(reader, LiveReader) else reader
+    parts = load_parts(workspace, snapshot.catalogue, stored)
+    return live_parts(parts, snapshot) if isinstance(snapshot, LiveSnapshot) else parts
 
 
 def build_funnels(

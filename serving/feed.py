@@ -128,7 +128,9 @@ class Feed:
             if entries and _versions(slate) != _versions(entries[0][1]):
                 break  # other funnels took over since: the next page begins with theirs
             row, creator = int(slate.candidates.rows[place]), int(slate.creator_ids[place])
-            if row not in barred_rows and creator not in barred_creators:
+            # A post that was deleted or withdrawn since the ranking leaves the pages that were ranked before.
+            is_there = bool(funnel.snapshot.catalogue.is_recommendable[row])
+            if is_there and row not in barred_rows and creator not in barred_creators:
                 entries.append((at, slate, place))
                 degraded |= dict.fromkeys(slate.degraded)
             at += 1

@@ -16,7 +16,7 @@ def serve(settings: Settings) -> None:
     Raises ConfigError before listening where keys are missing.
     """
     require_keys_beyond_loopback(settings.host, settings.api_keys)
-    runtime = build_runtime(settings)
+    runtime = build_runtime(settings, is_live=True)
     signal.signal(signal.SIGHUP, lambda *_: runtime.funnels.asked.set())
     app = create_app(runtime)
     uvicorn.run(

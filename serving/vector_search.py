@@ -15,6 +15,15 @@ class IndexSearch:
         self._catalogue = catalogue
         self._rows_N = catalogue.rows_of(index.post_ids)
 
+    def merged(self, rows: NDArray[np.int64], vectors_ND: NDArray[np.float32]) -> "IndexSearch":
+        """A search over the same posts and these; where a post was there already, its new vector counts."""
+        found = IndexSearch.__new__(IndexSearch)
+        found._catalogue = self._catalogue
+        found._index = self._index.with_added(self._catalogue.post_ids[rows], vectors_ND)
+        outdated = np.isin(self._rows_N, rows)
+        found._rows_N = np.concatenate([np.where(outdated, UNKNOWN, self._rows_N), rows])
+        return found
+
     def search(
         self, vector_D: NDArray[np.float32], k: int, is_eligible_P: NDArray[np.bool_]
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

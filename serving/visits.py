@@ -79,6 +79,12 @@ class Visits:
             self._visits.move_to_end(visit_id)
             return visit
 
+    def forget(self, user_id: int) -> None:
+        """Drops every visit of one user."""
+        with self._lock:
+            for visit_id in [v.visit_id for v in self._visits.values() if v.user_id == user_id]:
+                del self._visits[visit_id]
+
     def started(self) -> float:
         """Now, on the clock that ages visits."""
         return self._now()

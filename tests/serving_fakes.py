@@ -21,6 +21,8 @@ from serving.feature_log import FeatureLog
 from serving.funnel.first_stage import VectorRanker
 from serving.funnel.source_pool import SourcePool
 from serving.funnels import ServingFunnels, fingerprint
+from serving.live.assembly import go_live, live_parts
+from serving.live.view import LiveSnapshot
 from serving.metrics import Metrics
 from serving.parts import Parts
 from serving.snapshot import Catalogue, Lists, Ragged, SampleUser, Snapshot, Users
@@ -161,6 +163,9 @@ class FakeTower:
     def user_vectors(self, columns: Columns) -> NDArray[np.float32]:
         return self.vector[None, :]
 
+    def post_vectors(self, columns: Columns) -> NDArray[np.float32]:
+        return columns["post_profile__content_embedding"].astype(np.float32)
+
 
 class ExactSearch:
     """All eligible posts by inner product with their content."""
@@ -171,6 +176,7 @@ class ExactSearch:
     def search(
         self, vector_D: NDArray[np.float32], k: int, is_eligible_P: NDArray[np.bool_]
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        is_eligible_P = is_eligible_P[: len(self.catalogue)]  # a live catalogue has room behind
         scores = np.where(is_eligible_P, self.catalogue.content @ vector_D, -np.inf).astype(np.float64)
         rows = np.argsort(-scores, kind="stable")[:k]
         rows = rows[np.isfinite(scores[rows])]
@@ -231,10 +237,13 @@ def make_runtime(
     pool: SourcePool | None = None,
     **fields: object,
 ) -> Runtime:
-    """A runtime of fakes over a real journal, with a real feature log if wanted. Deadlines count with a `pool`."""
+    """A runtime of fakes over a real journal and its live view, with a real feature log if wanted.
+
+    Deadlines count with a `pool`.
+    """
     settings = make_settings(folder, **fields)
-    snapshot = make_snapshot()
-    parts = parts or make_parts(snapshot)
+    snapshot = LiveSnapshot(make_snapshot())
+    parts = live_parts(parts or make_parts(snapshot), snapshot)
     spec = spec or make_spec()
     journal = Journal(settings.workspace.journal)
     metrics = Metrics()
@@ -244,7 +253,8 @@ def make_runtime(
         build_funnels(specs, snapshot, parts, journal, metrics, log, pool), fingerprint(settings.workspace, None)
     )
     clock = FrozenClock(AS_OF)
-    return Runtime(settings, settings.workspace, clock, snapshot, journal, metrics, funnels, None, pool, log)
+    live = go_live(snapshot, journal, clock, funnels.current)
+    return Runtime(settings, settings.workspace, clock, snapshot, journal, metrics, funnels, None, pool, log, live)
 
 
 def without(parts: Parts, *names: str) -> Parts:

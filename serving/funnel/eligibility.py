@@ -29,7 +29,7 @@ class Eligibility:
     def __init__(self, spec: EligibilitySpec, catalogue: Catalogue) -> None:
         self._spec = spec
         self._catalogue = catalogue
-        self._cache: OrderedDict[tuple[int, int, int], NDArray[np.uint8]] = OrderedDict()
+        self._cache: OrderedDict[tuple[int, int, int], tuple[int, NDArray[np.uint8]]] = OrderedDict()
         self._lock = Lock()
 
     def codes(
@@ -49,7 +49,7 @@ class Eligibility:
             (UNKNOWN, UNKNOWN, ("country", "language")),
         ]
         for wanted_language, wanted_country, yielded in attempts:
-            codes = self._base(wanted_language, wanted_country, at_seconds).copy()
+            codes = self.general(wanted_language, wanted_country, at_seconds).copy()
             self._apply_controls(codes, controls, exclude_rows)
             is_last = (wanted_language, wanted_country) == (UNKNOWN, UNKNOWN)
             if is_last or np.count_nonzero(codes == 0) >= self._spec.min_pool:
@@ -65,38 +65,47 @@ class Eligibility:
             _mark(codes, self._catalogue.creator_rows(creator), "blocked_creator")
         _mark(codes, exclude_rows, "already_served")
 
-    def _base(self, language: int, country: int, at_seconds: float) -> NDArray[np.uint8]:
+    def general(self, language: int, country: int, at_seconds: float) -> NDArray[np.uint8]:
+        """Reason code of every post for anyone of this language and country, UNKNOWN for any; not to be written."""
         key = (language, country, int(at_seconds // 3600))
         with self._lock:
-            if key in self._cache:
-                self._cache.move_to_end(key)
-                return self._cache[key]
-        codes = self._compute(language, country, at_seconds)
+            version, codes = self._cache.get(key, (None, None))
+        # Asked before the codes are made: a post that is written meanwhile is made again by the next request.
+        today, changed = self._catalogue.changes_since(version or 0)
+        if codes is None:
+            codes = self._compute(language, country, at_seconds, slice(None))
+        elif len(changed):
+            codes = codes.copy()
+            codes[changed] = self._compute(language, country, at_seconds, changed)
         with self._lock:
-            self._cache[key] = codes
+            self._cache[key] = (today, codes)
+            self._cache.move_to_end(key)
             while len(self._cache) > _MAX_CACHED:
                 self._cache.popitem(last=False)
         return codes
 
-    def _compute(self, language: int, country: int, at_seconds: float) -> NDArray[np.uint8]:
+    def _compute(
+        self, language: int, country: int, at_seconds: float, rows: NDArray[np.int64] | slice
+    ) -> NDArray[np.uint8]:
         posts = self._catalogue
-        age = at_seconds - posts.created_at
+        languages, countries = posts.language_codes[rows], posts.country_codes[rows]
+        age = at_seconds - posts.created_at[rows]
         rules = [
             (
                 "other_country",
-                (posts.country_codes != country) & (posts.country_codes != UNKNOWN) & (country != UNKNOWN),
+                (countries != country) & (countries != UNKNOWN) & (country != UNKNOWN),
             ),
             (
                 "other_language",
-                (posts.language_codes != language) & (posts.language_codes != UNKNOWN) & (language != UNKNOWN),
+                (languages != language) & (languages != UNKNOWN) & (language != UNKNOWN),
             ),
             # The base lives for the rest of its hour; a post published within it may show up to that much early.
             ("not_yet_published", age < -3600.0),
             ("too_old", age > self._spec.max_age_days * _SECONDS_PER_DAY),
-            ("low_integrity", posts.integrity < self._spec.min_integrity),
-            ("not_recommendable", ~posts.is_recommendable),
+            ("low_integrity", posts.integrity[rows] < self._spec.min_integrity),
+            ("not_recommendable", ~posts.is_recommendable[rows]),
         ]
-        codes = np.zeros(len(posts), dtype=np.uint8)
+        codes = np.zeros(len(age), dtype=np.uint8)
         for reason, is_out in rules:
             codes[is_out] = _CODE[reason]
         return codes

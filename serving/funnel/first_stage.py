@@ -30,6 +30,16 @@ class VectorRanker:
     def version(self) -> str:
         return self._tower.bundle_id
 
+    @property
+    def tower(self) -> UserTower:
+        """The bundle that made the vectors."""
+        return self._tower
+
+    def put(self, rows: NDArray[np.int64], vectors_ND: NDArray[np.float32]) -> None:
+        """Vectors of posts that were written after the others were computed."""
+        self._vectors[rows] = vectors_ND
+        self._has_vector[rows] = True
+
     def scores(self, state: RequestState, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Logit of being in the second stage's top, [N]. A post without a vector gets the median."""
         if state.user is None:

@@ -112,14 +112,15 @@ def _reply(page: Page, query: FeedQuery, snapshot: Snapshot) -> Response:
         "surface": page.surface,
         "spec_version": page.spec_version,
         "model_versions": page.model_versions,
-        "posts": [_post(p, snapshot, query.explain) for p in page.posts],
+        "posts": [post_reply(p, snapshot, query.explain) for p in page.posts],
         "next_cursor": page.next_cursor,
         "degraded": page.degraded,
     }
     return Response(orjson.dumps(content), media_type="application/json")
 
 
-def _post(entry: PagePost, snapshot: Snapshot, is_explained: bool) -> dict[str, object]:
+def post_reply(entry: PagePost, snapshot: Snapshot, is_explained: bool) -> dict[str, object]:
+    """A post as FeedPost gives it."""
     catalogue, row = snapshot.catalogue, entry.post.row
     topic = int(catalogue.topic_ids[row])
     duration = float(catalogue.duration_seconds[row])

@@ -24,6 +24,8 @@ def health_router(runtime: Runtime) -> APIRouter:
     def read_readiness() -> Readiness:
         """Feeds are served; `degraded` names what they do without right now."""
         degraded = list(runtime.degraded())
+        if runtime.live is not None:
+            degraded += runtime.live.degraded
         try:
             runtime.parts.reader.read("user", np.zeros(1, dtype=np.int64), ("user_profile",))
         except VitrineError:

@@ -100,9 +100,9 @@ def test_the_same_cursor_gives_the_same_page(desk):
 
 def test_a_cached_page_runs_no_funnel_and_keeps_its_ranking_time(desk):
     first = desk.page()
-    reads = dict(desk.runtime.parts.reader.num_reads)
+    reads = dict(desk.runtime.parts.reader.stored.num_reads)
     second = desk.page(first.next_cursor)
-    assert desk.runtime.parts.reader.num_reads == reads
+    assert desk.runtime.parts.reader.stored.num_reads == reads
     assert second.posts[0].ranked_at == first.posts[0].ranked_at
     assert second.request_id != first.request_id
 

@@ -238,7 +238,7 @@ def test_given_rankers_take_the_place_of_the_bundles(runtime):
 
 
 def test_a_users_features_are_read_each_time_and_a_posts_once(runtime):
-    reader = runtime.parts.reader
+    reader = runtime.parts.reader.stored
     ask(runtime)
     before = dict(reader.num_reads)
     ask(runtime)

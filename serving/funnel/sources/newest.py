@@ -1,6 +1,7 @@
 """Sources of new posts: from followed creators, and those that few users have seen."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serving.funnel.sources.base import Found, best_eligible, first_eligible, nothing
 from serving.funnel.state import RequestState
@@ -40,11 +41,25 @@ class FreshSource:
 
     def __init__(self, spec: FreshSpec, catalogue: Catalogue) -> None:
         self._spec = spec
+        self._catalogue = catalogue
         newest = catalogue.by_age
         self._rows = newest[catalogue.num_impressions[newest] <= spec.max_impressions]
-        self._created_at = catalogue.created_at[self._rows]
+        self._created_at = catalogue.created_at[self._rows].copy()
 
     def find(self, state: RequestState) -> Found:
         ages = state.at_seconds - self._created_at
         end = int(np.searchsorted(ages, self._spec.max_age_hours * 3600.0, side="right"))
-        return first_eligible(self._rows[:end], -ages[:end], state, self._spec.quota)
+        rows, ages = self._rows[:end], ages[:end]
+        live = self._live(state.at_seconds)
+        if not len(live):
+            return first_eligible(rows, -ages, state, self._spec.quota)
+        is_held = ~self._catalogue.was_written(rows)
+        rows = np.concatenate([live, rows[is_held]])
+        ages = np.concatenate([state.at_seconds - self._catalogue.created_at[live], ages[is_held]])
+        return best_eligible(rows, -ages, state, self._spec.quota)
+
+    def _live(self, at_seconds: float) -> NDArray[np.int64]:
+        """Young posts with few impressions that were written since the snapshot."""
+        rows, posts = self._catalogue.newest_rows, self._catalogue
+        is_young = at_seconds - posts.created_at[rows] <= self._spec.max_age_hours * 3600.0
+        return rows[is_young & (posts.num_impressions[rows] <= self._spec.max_impressions)]
