@@ -33,6 +33,7 @@ NUM_POSTS = 600
 NUM_CREATORS = 40
 NUM_USERS = 30
 COLD_USER = 999_999
+GREEDY = {"exploration": {"temperature": 0.0, "probability": 0.0, "page_floor": 0.0}}
 
 
 def make_catalogue(num_posts: int = NUM_POSTS, seed: int = 1) -> Catalogue:
@@ -193,8 +194,8 @@ class FakeModel:
 
 
 def make_spec(**overlay: object) -> FunnelSpec:
-    """The shipped spec with an overlay."""
-    return with_overlay(load_spec(), overlay)
+    """The shipped spec without exploration, with an overlay."""
+    return with_overlay(with_overlay(load_spec(), GREEDY), overlay)
 
 
 def make_parts(snapshot: Snapshot, reader: FakeReader | None = None) -> Parts:

@@ -10,27 +10,29 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.funnel.row_cache import CacheCounts
 from serving.funnel.state import Controls
 from serving.snapshot import UNKNOWN, Catalogue
-from serving.spec import EligibilitySpec
+from serving.spec import CacheSpec, CachesSpec, EligibilitySpec
 
 REASONS = (
     "eligible", "not_recommendable", "low_integrity", "too_old", "not_yet_published", "other_language",
     "other_country", "seen", "hidden", "blocked_creator", "muted_topic", "already_served",
 )  # fmt: skip
 _CODE = {reason: np.uint8(code) for code, reason in enumerate(REASONS)}
-_MAX_CACHED = 32
 _SECONDS_PER_DAY = 86_400.0
 
 
 class Eligibility:
     """Codes of the catalogue for one request."""
 
-    def __init__(self, spec: EligibilitySpec, catalogue: Catalogue) -> None:
+    def __init__(self, spec: EligibilitySpec, catalogue: Catalogue, limits: CacheSpec | None = None) -> None:
         self._spec = spec
         self._catalogue = catalogue
-        self._cache: OrderedDict[tuple[int, int, int], NDArray[np.uint8]] = OrderedDict()
+        self._limits = limits or CachesSpec().eligibility
+        self._cache: OrderedDict[tuple[int, int, int], tuple[float, NDArray[np.uint8]]] = OrderedDict()
         self._lock = Lock()
+        self.counts = CacheCounts()
 
     def codes(
         self,
@@ -58,7 +60,7 @@ class Eligibility:
 
     def _apply_controls(self, codes: NDArray[np.uint8], controls: Controls, exclude_rows: NDArray[np.int64]) -> None:
         _mark(codes, controls.seen_rows, "seen")
-        for topic in controls.muted_topic_ids:
+        for topic in controls.muted_topic_ids if self._spec.hide_muted_topics else ():
             _mark(codes, np.flatnonzero(self._catalogue.topic_ids == topic), "muted_topic")
         _mark(codes, controls.hidden_rows, "hidden")
         for creator in controls.blocked_creator_ids:
@@ -68,13 +70,17 @@ class Eligibility:
     def _base(self, language: int, country: int, at_seconds: float) -> NDArray[np.uint8]:
         key = (language, country, int(at_seconds // 3600))
         with self._lock:
-            if key in self._cache:
+            made_at, held = self._cache.get(key, (0.0, None))
+            is_young = abs(at_seconds - made_at) <= self._limits.max_age_seconds
+            self.counts.num_asked += 1
+            if held is not None and is_young:
+                self.counts.num_hits += 1
                 self._cache.move_to_end(key)
-                return self._cache[key]
+                return held
         codes = self._compute(language, country, at_seconds)
         with self._lock:
-            self._cache[key] = codes
-            while len(self._cache) > _MAX_CACHED:
+            self._cache[key] = (at_seconds, codes)
+            while len(self._cache) > self._limits.max_entries:
                 self._cache.popitem(last=False)
         return codes
 

@@ -50,7 +50,7 @@ class Funnel:
         self.model_versions = dict(model_versions)
         self._version = spec.version
         self._retrieval = Retrieval(spec, sources)
-        self._eligibility = Eligibility(spec.eligibility, snapshot.catalogue)
+        self._eligibility = Eligibility(spec.eligibility, snapshot.catalogue, spec.caches.eligibility)
         self._rerank = Rerank(spec, snapshot.catalogue)
         self._controls = controls
         self._first_stage = first_stage
@@ -183,10 +183,11 @@ class Funnel:
         """The candidates that stay and their final scores before rerank."""
         if state.user is None and (self.spec.first_stage or self.spec.second_stage):
             # Fallback: nothing personal to rank with, so the stored popularity decides.
+            candidates = self._rerank.with_pins(state, candidates)
             popularity = self.snapshot.catalogue.popularity[candidates.rows].astype(np.float64)
             reports.append(StageReport("fallback", len(candidates), len(candidates), 0.0))
             return candidates.with_score("popularity", popularity), popularity
-        candidates = self._run_first_stage(state, candidates, reports)
+        candidates = self._rerank.with_pins(state, self._run_first_stage(state, candidates, reports))
         ranked = self._run_second_stage(state, candidates, reports)
         if ranked is not None:
             return ranked
