@@ -15,6 +15,7 @@ from events.served import ServedLog
 from serving.bootstrap import Runtime
 from serving.middleware import KeyCheck, RequestMetrics, SecurityHeaders
 from serving.routes.events import events_router
+from serving.routes.explain import explain_router
 from serving.routes.feed import feed_router
 from serving.routes.health import health_router
 from serving.routes.page import page_router
@@ -32,8 +33,11 @@ def create_app(runtime: Runtime) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        served.prune(runtime.clock.now())
+        now = runtime.clock.now()
+        served.prune(now)
+        feed.explanations.trim(now.timestamp())
         yield
+        feed.close()
         served.close()
         runtime.close()
 
@@ -47,6 +51,7 @@ def create_app(runtime: Runtime) -> FastAPI:
         max_body_size=MAX_BODY_BYTES,
     )
     app.include_router(feed_router(runtime, feed, served))
+    app.include_router(explain_router(runtime, feed.explanations))
     app.include_router(events_router(intake))
     app.include_router(health_router(runtime))
     app.include_router(page_router(runtime, PAGE_FOLDER))

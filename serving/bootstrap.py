@@ -11,13 +11,15 @@ from core.workspace import Workspace
 from events.journal import Journal
 from events.served import ServedLog
 from serving.controls import JournalControls
-from serving.cursor import CursorSigner, load_secret
+from serving.cursor import CursorSigner, cursor_secret
+from serving.explanations import Explanations
 from serving.feature_log import FeatureLog
-from serving.feed import Feed
+from serving.feed import Feed, Stores
 from serving.funnel.feature_record import FeatureRecorder, FeatureSink
 from serving.funnel.features import FunnelFeatures
 from serving.funnel.input_bounds import InputBounds
 from serving.funnel.ports import FeatureReader, HeavyRanker, LightRanker, Observer
+from serving.funnel.reserve import Reserve
 from serving.funnel.runner import Funnel
 from serving.funnel.second_stage import ModelRanker
 from serving.funnel.sources.base import Source
@@ -29,6 +31,8 @@ from serving.funnel.sources.uniform import RandomSource
 from serving.intake import Intake
 from serving.metrics import Metrics
 from serving.parts import Parts, load_parts
+from serving.precomputed import PrecomputedSlates
+from serving.prefetch import Prefetcher
 from serving.snapshot import Snapshot, load_snapshot
 from serving.spec import (
     AnySourceSpec,
@@ -91,12 +95,20 @@ class Runtime:
 
     def open_feed(self, served: ServedLog, new_id: Callable[[], int]) -> Feed:
         """The paged feed over `funnel`."""
+        spec, precompute = self.spec, self.spec.precompute
+        stored = PrecomputedSlates(self.workspace.precomputed, precompute.max_age_seconds, precompute.enabled)
+        stores = Stores(
+            Visits(spec.caches.slates, monotonic),
+            served,
+            Explanations(self.workspace.explanations, spec.explanations, self.metrics.explanation_dropped),
+            Reserve(self.funnel, stored),
+            Prefetcher() if spec.paging.prefetch else None,
+        )
         return Feed(
             self.funnel,
-            JournalControls(self.snapshot, self.journal, self.spec.eligibility.hide_seen_days),
-            Visits(self.spec.caches.slates, monotonic),
-            CursorSigner(load_secret(self.workspace.cursor_secret)),
-            served,
+            JournalControls(self.snapshot, self.journal, spec.eligibility.hide_seen_days),
+            stores,
+            CursorSigner(cursor_secret(self.settings), spec.paging.cursor_max_age_hours * 3600),
             self.clock,
             self.metrics,
             new_id,
@@ -145,8 +157,9 @@ def build_runtime(
     metrics = Metrics()
     feature_log = feature_log or FeatureLog.opened(settings, metrics.feature_rows)
     funnel = make_funnel(spec, snapshot, parts, journal, metrics, feature_log=feature_log)
-    metrics.watch_cache("post_features", funnel.features.posts)
-    metrics.watch_cache("creator_features", funnel.features.creators)
+    metrics.watch_cache("post_features", funnel.features.posts.counts)
+    metrics.watch_cache("creator_features", funnel.features.creators.counts)
+    metrics.watch_cache("eligibility", funnel.eligibility_counts)
     return Runtime(
         settings, workspace, clock or workspace.clock(settings.clock), spec, snapshot, parts, journal, metrics, funnel,
         feature_log,

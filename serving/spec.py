@@ -288,6 +288,15 @@ class OverloadSpec(SpecModel):
     )
 
 
+class ExplanationsSpec(SpecModel):
+    """How long and within what room it stays known why each post was served."""
+
+    max_age_hours: float = Field(default=360, ge=1, le=8760, description="Older explanations leave, in hours.")
+    max_megabytes: float = Field(
+        default=4_096, gt=0, le=1e6, description="Room on disk; the oldest leave first, in megabytes."
+    )
+
+
 class CacheSpec(SpecModel):
     """One cache: how much it holds and for how long."""
 
@@ -325,6 +334,7 @@ class FunnelSpec(SpecModel):
     paging: PagingSpec = PagingSpec()
     precompute: PrecomputeSpec = PrecomputeSpec()
     overload: OverloadSpec = OverloadSpec()
+    explanations: ExplanationsSpec = ExplanationsSpec()
     caches: CachesSpec = CachesSpec()
 
     @field_validator("cold_start")

@@ -10,12 +10,14 @@ choice below the same posts. Three weights, from least to most demanding:
 ESS = (sum w)^2 / sum w^2 (Kong 1992) is the number of rows of the target's own log that the weighted rows are worth.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
+from core.ids import MAX_ID
 from serving.funnel.request import FeedRequest, Slate
 from serving.funnel.rerank import Rerank
 from serving.funnel.runner import Funnel
@@ -34,6 +36,8 @@ class Support:
     per_post: float
     prefix: float
     page: float
+    covered: float
+    """Mean weight per post: 1 where the log can hold whatever the target would choose, less where it cannot."""
 
 
 def whole_spec(spec: FunnelSpec) -> FunnelSpec:
@@ -42,7 +46,7 @@ def whole_spec(spec: FunnelSpec) -> FunnelSpec:
 
 
 def measure_support(
-    spec: FunnelSpec, funnel: Funnel, requests: Iterator[FeedRequest], page: int, change: float
+    spec: FunnelSpec, funnel: Funnel, requests: Iterable[FeedRequest], page: int, change: float
 ) -> list[Support]:
     """ESS / N of every value-model weight raised and lowered by `change`. `funnel` runs `whole_spec(spec)`.
 
@@ -55,8 +59,17 @@ def measure_support(
     for head in spec.value_model.weights:
         for factor in (1 - change, 1 + change):
             ratios = _ratios(scaled(spec, head, factor), funnel.snapshot.catalogue, slates, page)
-            products = np.cumprod(ratios, axis=1)
-            found.append(Support(head, factor, ess_share(ratios), ess_share(products), ess_share(products[:, -1])))
+            products = np.asarray(np.cumprod(ratios, axis=1), dtype=np.float64)
+            found.append(
+                Support(
+                    head,
+                    factor,
+                    ess_share(ratios),
+                    ess_share(products),
+                    ess_share(products[:, -1]),
+                    float(ratios.mean()),
+                )
+            )
     return found
 
 
@@ -91,6 +104,8 @@ def target_propensities(rerank: Rerank, target: FunnelSpec, slate: Slate, size: 
     return rerank.propensities(request, slate.candidates, score, range(size))
 
 
-def least(found: list[Support], share: Callable[[Support], float]) -> float:
-    """The lowest share among the changes."""
-    return min(share(one) for one in found)
+def drawn_requests(user_ids: NDArray[np.int64], count: int, at: datetime, seed: int) -> Iterator[FeedRequest]:
+    """A request each of `count` users drawn with replacement."""
+    rng = np.random.default_rng(seed)
+    for user_id in rng.choice(user_ids, size=count):
+        yield FeedRequest(int(user_id), at, request_id=int(rng.integers(MAX_ID)))

@@ -227,11 +227,12 @@ def make_runtime(
     parts: Parts | None = None,
     *,
     is_feature_log: bool = False,
+    snapshot: Snapshot | None = None,
     **fields: object,
 ) -> Runtime:
     """A runtime of fakes over a real journal, with a real feature log if wanted."""
     settings = make_settings(folder, **fields)
-    snapshot = make_snapshot()
+    snapshot = snapshot or make_snapshot()
     parts = parts or make_parts(snapshot)
     spec = spec or make_spec()
     journal = Journal(settings.workspace.journal)

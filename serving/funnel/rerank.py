@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from core.ids import internal_id
 from serving.funnel.adjust import boost_fresh, downrank_doubtful
-from serving.funnel.arrange import Arrangement, Exploration, Spread, arrange
+from serving.funnel.arrange import Arrangement, Spread, arrange
 from serving.funnel.candidates import Candidates
 from serving.funnel.constraints import Constraints, ExposureFloor, SourceSlot
+from serving.funnel.draw import Exploration
 from serving.funnel.request import FeedRequest, StageReport
 from serving.funnel.state import RequestState
 from serving.snapshot import UNKNOWN, Catalogue

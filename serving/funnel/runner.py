@@ -18,6 +18,7 @@ from serving.funnel.ports import ControlsReader, HeavyRanker, LightRanker, Obser
 from serving.funnel.request import FeedRequest, Slate, StageReport
 from serving.funnel.rerank import Rerank
 from serving.funnel.retrieval import Retrieval
+from serving.funnel.row_cache import CacheCounts
 from serving.funnel.sources.base import Source
 from serving.funnel.state import Controls, RequestState
 from serving.funnel.value import values, weight_vector
@@ -60,6 +61,11 @@ class Funnel:
         self._heads = second_stage.heads if second_stage else ()
         self._weights = weight_vector(self._heads, spec.value_model.weights)
 
+    @property
+    def eligibility_counts(self) -> CacheCounts:
+        """Lookups in the cache of what depends on language, country and hour."""
+        return self._eligibility.counts
+
     def serve(self, request: FeedRequest) -> Slate:
         """The first `request.limit` posts of the ranked slate."""
         return self.rank(request).head(request.limit)
@@ -100,7 +106,11 @@ class Funnel:
             stages=tuple(reports),
         )
 
-    def _open(self, request: FeedRequest) -> RequestState:
+    def state_without_features(self, request: FeedRequest) -> RequestState:
+        """What the user may see right now, for slates that nothing ranks."""
+        return self._open(request, is_ranked=False)
+
+    def _open(self, request: FeedRequest, is_ranked: bool = True) -> RequestState:
         """The state of a new request: user features, controls and eligibility."""
         catalogue, users = self.snapshot.catalogue, self.snapshot.users
         at_seconds = request.at.timestamp()
@@ -116,7 +126,8 @@ class Funnel:
             state.controls = self._controls.read(request.user_id, user_row, request.at)
         except StoreUnavailableError:
             state.degrade("journal")
-        state.user = self._user_columns(state)
+        if is_ranked:
+            state.user = self._user_columns(state)
         excluded = catalogue.rows_of(np.array(request.exclude_post_ids, dtype=np.int64))
         state.eligibility, yielded = self._eligibility.codes(
             language_code, country_code, state.controls, excluded[excluded != UNKNOWN], at_seconds

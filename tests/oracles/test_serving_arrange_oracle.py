@@ -6,9 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from serving.funnel.arrange import Exploration, Spread, arrange
+from serving.funnel.arrange import Spread, arrange
 from serving.funnel.constraints import Constraints, ExposureFloor, SourceSlot
 from serving.funnel.diversity import DPP_STRENGTH, Dpp, Likeness
+from serving.funnel.draw import Exploration
 
 COUNT = 7
 

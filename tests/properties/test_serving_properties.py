@@ -3,10 +3,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.cursor import Cursor, CursorError, CursorSigner
-from serving.funnel.arrange import Exploration, Spread, arrange
+from serving.funnel.arrange import Spread, arrange
 from serving.funnel.blending import blend
 from serving.funnel.candidates import best_first
 from serving.funnel.constraints import Constraints, ExposureFloor, SourceSlot
+from serving.funnel.draw import Exploration
 from serving.funnel.row_cache import RowCache
 from serving.spec_file import merge
 
@@ -104,17 +105,20 @@ def test_rules_that_are_off_change_nothing(values, limit):
     assert not any(found.moved_by)
 
 
-@given(st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1), st.integers(0, 2**32 - 1), st.text(max_size=10))
-def test_cursor_comes_back_as_written(visit, user, offset, surface):
-    signer = CursorSigner(b"k" * 32)
-    cursor = Cursor(visit, user, offset)
+ids = st.integers(0, 2**63 - 1)
+
+
+@given(ids, ids, ids, st.integers(0, 2**32 - 1), st.text(max_size=10))
+def test_cursor_comes_back_as_written(visit, ranked, user, offset, surface):
+    signer = CursorSigner(b"k" * 32, 60)
+    cursor = Cursor(visit, ranked, user, offset)
     assert signer.read(signer.write(cursor, surface), user, surface) == cursor
 
 
 @given(st.integers(0, 60), st.characters(codec="ascii"))
 def test_an_altered_cursor_is_refused_or_means_the_same(place, letter):
-    signer = CursorSigner(b"k" * 32)
-    cursor = Cursor(17, 4, 20)
+    signer = CursorSigner(b"k" * 32, 3600)
+    cursor = Cursor(17, 18, 4, 20)
     text = signer.write(cursor, "explore")
     altered = text[: place % len(text)] + letter + text[place % len(text) + 1 :]
     try:

@@ -5,9 +5,10 @@ import pytest
 
 from core.schema import HEADS
 from serving.funnel.adjust import boost_fresh, downrank_doubtful
-from serving.funnel.arrange import Exploration, Spread, arrange
+from serving.funnel.arrange import Spread, arrange
 from serving.funnel.blending import blend
 from serving.funnel.constraints import Constraints
+from serving.funnel.draw import Exploration
 from serving.funnel.row_cache import RowCache
 from serving.funnel.value import values, weight_vector
 
