@@ -20,11 +20,13 @@ from events.sqlite_errors import mapped_errors
 
 IMPRESSION = "impression"
 UNFOLLOW = "unfollow"
-JOURNAL_KINDS = (IMPRESSION, *ENGAGEMENT_KINDS, UNFOLLOW)
+TOPIC_WISHES = MUTE_TOPIC, UNMUTE_TOPIC = ("mute_topic", "unmute_topic")
+"""About the topic of the post they name."""
+JOURNAL_KINDS = (IMPRESSION, *ENGAGEMENT_KINDS, UNFOLLOW, *TOPIC_WISHES)
 """Everything the journal keeps. A `follow` with a post is also an engagement with it."""
 
 _HIDING = ("hide", "see_less", "report")
-_CONTROL = (*_HIDING, "block", "follow", UNFOLLOW)
+_CONTROL = (*_HIDING, "block", "follow", UNFOLLOW, *TOPIC_WISHES)
 _BUSY_SECONDS = 10.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -122,6 +124,8 @@ class UserControls:
     blocked_post_ids: frozenset[int] = frozenset()
     followed_creator_ids: frozenset[int] = frozenset()
     unfollowed_creator_ids: frozenset[int] = frozenset()
+    topic_wishes: tuple[tuple[str, int], ...] = ()
+    """Kind and post of each wish about a topic, oldest first."""
 
 
 class Journal:
@@ -176,6 +180,7 @@ class Journal:
             blocked_post_ids=frozenset(posts["block"]),
             followed_creator_ids=frozenset(creators["follow"]),
             unfollowed_creator_ids=frozenset(creators[UNFOLLOW]),
+            topic_wishes=tuple((kind, post_id) for kind, post_id, _ in rows if kind in TOPIC_WISHES),
         )
 
     def seen(self, user_id: int, since: datetime) -> frozenset[int]:

@@ -101,7 +101,7 @@ class Runtime:
             Visits(spec.caches.slates, monotonic),
             served,
             Explanations(self.workspace.explanations, spec.explanations, self.metrics.explanation_dropped),
-            Reserve(self.funnel, stored),
+            Reserve(stored),
             Prefetcher() if spec.paging.prefetch else None,
         )
         return Feed(

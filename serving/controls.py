@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from events.journal import Journal, JournalEvent
+from events.journal import MUTE_TOPIC, Journal, JournalEvent
 from serving.funnel.state import Controls
 from serving.snapshot import UNKNOWN, Snapshot
 
@@ -37,8 +37,18 @@ class JournalControls:
             hidden_rows=np.union1d(hidden, self._rows(own.hidden_post_ids)),
             blocked_creator_ids=blocked | own.blocked_creator_ids | frozenset(blocked_by_post),
             followed_creator_ids=(followed - own.unfollowed_creator_ids) | own.followed_creator_ids,
+            muted_topic_ids=self._muted(own.topic_wishes),
             recent=self._recent(self._journal.recent_engagements(user_id, since)),
         )
+
+    def _muted(self, wishes: tuple[tuple[str, int], ...]) -> frozenset[int]:
+        """Topics that are muted after all wishes; a post without a known topic names none."""
+        rows = self._snapshot.catalogue.rows_of(np.array([post_id for _, post_id in wishes], dtype=np.int64))
+        muted: set[int] = set()
+        for (kind, _), row in zip(wishes, rows.tolist(), strict=True):
+            topic = int(self._snapshot.catalogue.topic_ids[row]) if row != UNKNOWN else UNKNOWN
+            (muted.add if kind == MUTE_TOPIC else muted.discard)(topic)
+        return frozenset(muted - {UNKNOWN})
 
     def _recent(self, events: list[JournalEvent]) -> tuple[tuple[int, str, float], ...]:
         post_ids = np.array([UNKNOWN if e.post_id is None else e.post_id for e in events], dtype=np.int64)

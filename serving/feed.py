@@ -131,7 +131,7 @@ class Feed:
         self, visit: Visit, offset: int, request: FeedRequest, may_rank: bool
     ) -> tuple[list[tuple[int, Slate, int]], int, tuple[str, ...]]:
         """Position, slate and place of each post of the page, where the next page starts, and what was missing."""
-        barred_rows, barred_creators = self._barred(request)
+        is_barred = self._barred(request)
         entries: list[tuple[int, Slate, int]] = []
         at, degraded, is_cached = offset, dict[str, None](), True
         while len(entries) < request.limit:
@@ -146,8 +146,7 @@ class Feed:
             slate, place = visit.entries[at - visit.first_offset]
             if entries and slate is not entries[0][1] and _versions(slate) != _versions(entries[0][1]):
                 break  # a page is of one spec and one set of models; the next page begins with the new ones
-            row, creator = int(slate.candidates.rows[place]), int(slate.creator_ids[place])
-            if row not in barred_rows and creator not in barred_creators:
+            if not is_barred(slate, place):
                 entries.append((at, slate, place))
                 degraded |= dict.fromkeys(slate.degraded)
             at += 1
@@ -164,10 +163,10 @@ class Feed:
             first_position=visit.end,
         )
         if not may_rank:
-            return self._stores.reserve.slate(whole)
+            return self._stores.reserve.slate(self._funnel, whole)
         slate = self._funnel.rank(whole)
         if RANKING & set(slate.degraded):
-            stored = self._stores.reserve.precomputed(whole)
+            stored = self._stores.reserve.precomputed(self._funnel, whole)
             if stored is not None:
                 return replace(stored, degraded=tuple(dict.fromkeys((*slate.degraded, *stored.degraded))))
         return slate
@@ -186,14 +185,24 @@ class Feed:
 
         self._metrics.prefetched(prefetcher.submit(rank_on))
 
-    def _barred(self, request: FeedRequest) -> tuple[frozenset[int], frozenset[int]]:
-        """Rows hidden and creators blocked by now: they also leave pages that were ranked before."""
+    def _barred(self, request: FeedRequest) -> Callable[[Slate, int], bool]:
+        """Whether a post was hidden, its creator blocked or its topic muted by now: it leaves pages ranked before."""
+        catalogue = self._funnel.snapshot.catalogue
         user_row = self._funnel.snapshot.users.row_of(request.user_id)
         try:
             controls = self._controls.read(request.user_id, user_row, request.at)
         except StoreUnavailableError:
-            return frozenset(), frozenset()
-        return frozenset(controls.hidden_rows.tolist()), controls.blocked_creator_ids
+            return lambda slate, place: False
+        hidden, blocked = frozenset(controls.hidden_rows.tolist()), controls.blocked_creator_ids
+        muted = controls.muted_topic_ids if self._funnel.spec.eligibility.hide_muted_topics else frozenset()
+
+        def is_barred(slate: Slate, place: int) -> bool:
+            row = int(slate.candidates.rows[place])
+            if row in hidden or int(slate.creator_ids[place]) in blocked:
+                return True
+            return bool(muted) and int(catalogue.topic_ids[row]) in muted
+
+        return is_barred
 
     def _log(self, page: Page, visit: Visit, request: FeedRequest) -> None:
         posts = [p.post for p in page.posts]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.errors import InputError, StoreUnavailableError
+from core.errors import ConfigError, InputError, StoreUnavailableError
 from core.ids import MAX_ID, internal_id
 from serving.bootstrap import Runtime, default_surface
 from serving.funnel.request import FeedRequest, Slate
@@ -52,6 +52,8 @@ def precompute(
     Raises InputError for more users than the spec allows or none with a feed, StoreUnavailableError where a slate
     could not be ranked in full: a stored fallback would hide the fault that made it.
     """
+    if not runtime.spec.precompute.enabled:
+        raise ConfigError("the funnel spec has precompute.enabled false: nothing that is stored would be served")
     limit = runtime.spec.precompute.max_users
     if len(user_ids) > limit:
         raise InputError(f"{len(user_ids):,} users, but precompute.max_users is {limit:,}; name fewer or raise it")

@@ -4,9 +4,9 @@ Every number says its unit and range. Reading files, overlays and error paths li
 """
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from core.files import content_hash
 from core.schema import HEADS, NEGATIVE_HEADS
@@ -268,12 +268,12 @@ class PagingSpec(SpecModel):
 
 
 class PrecomputeSpec(SpecModel):
-    """Slates made off-peak for chosen users, served at overload or when ranking is down."""
+    """Whole feeds stored off-peak for the most active users; each names the version of the spec that made it."""
 
-    enabled: bool = Field(default=True, description="Whether precomputed slates are served.")
-    max_users: int = Field(default=10_000, ge=1, le=10_000_000, description="Most users a run makes slates for.")
+    enabled: bool = Field(default=False, description="Whether feeds are stored at all.")
+    max_users: int = Field(default=10_000, ge=1, le=100_000_000, description="Most users, the most active first.")
     max_age_seconds: float = Field(
-        default=86_400, gt=0, le=2_592_000, description="An older slate is not served, in seconds."
+        default=86_400, gt=0, le=604_800, description="An older stored feed is not served, in seconds."
     )
 
 
@@ -348,6 +348,9 @@ class FunnelSpec(SpecModel):
         unknown = [name for name in self.cold_start if name not in self.sources]
         if unknown:
             raise ValueError(f"cold_start names sources that are not declared: {', '.join(unknown)}")
+
+    @model_validator(mode="after")
+    def _rules_can_be_kept(self) -> Self:
         unknown = [name for name in self.rerank.source_slots if name not in self.sources]
         if unknown:
             raise ValueError(f"rerank.source_slots names sources that are not declared: {', '.join(unknown)}")
@@ -356,6 +359,7 @@ class FunnelSpec(SpecModel):
                 f"exploration.page_floor is {self.exploration.page_floor:g}, but exploration and rerank rules keep "
                 f"only {self.kept_page_floor:.4g}; raise exploration.probability or lower exploration.pool"
             )
+        return self
 
     @property
     def kept_page_floor(self) -> float:

@@ -327,3 +327,17 @@ def test_a_page_never_mixes_versions(desk):
     third = desk.page(second.next_cursor, limit=5)
     assert third.model_versions == {"second_stage": "model-2"}
     assert third.posts[0].post.position == 25
+
+
+def test_a_muted_topic_leaves_the_held_page_and_the_next_ranking_until_it_is_unmuted(desk):
+    topics = desk.runtime.snapshot.catalogue.topic_ids
+    first = desk.page()
+    muted = next(entry for entry in first.posts if topics[entry.post.row] >= 0).post
+    topic = topics[muted.row]
+    desk.runtime.journal.append([JournalEvent("m", "mute_topic", 1, AS_OF, AS_OF, post_id=muted.post_id)])
+    for page in (desk.page(first.next_cursor), desk.page()):
+        assert topic not in topics[[entry.post.row for entry in page.posts]]
+    other = next(i for i, t in enumerate(topics) if t == topic and i != muted.row)
+    unmute = JournalEvent("u", "unmute_topic", 1, AS_OF, AS_OF, post_id=2 * other + 1)
+    desk.runtime.journal.append([unmute])
+    assert topic in topics[[entry.post.row for entry in desk.page(limit=30).posts]]
