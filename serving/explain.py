@@ -1,5 +1,6 @@
 """A page and why it looks as it does: every stage of the rankings behind it, every number behind each post."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -89,8 +90,13 @@ def _post(entry: PagePost) -> dict[str, Any]:
         "score": entry.post.score,
         "propensity": entry.post.propensity,
         "sources": list(entry.post.sources),
-        "stage_scores": dict(why.stage_scores),
-        "probabilities": dict(why.probabilities),
-        "value_contributions": dict(why.value_contributions),
+        "stage_scores": _short(why.stage_scores),
+        "probabilities": _short(why.probabilities),
+        "value_contributions": _short(why.value_contributions),
         "rules": list(why.rules),
     }
+
+
+def _short(numbers: Mapping[str, float]) -> dict[str, float]:
+    """The numbers to 6 digits: nobody reads more, and digits are what takes the room."""
+    return {name: float(f"{value:.6g}") for name, value in numbers.items()}

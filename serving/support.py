@@ -17,6 +17,7 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from core.errors import StoreUnavailableError
 from core.ids import MAX_ID
 from serving.funnel.request import FeedRequest, Slate
 from serving.funnel.rerank import Rerank
@@ -50,11 +51,13 @@ def measure_support(
 ) -> list[Support]:
     """ESS / N of every value-model weight raised and lowered by `change`. `funnel` runs `whole_spec(spec)`.
 
-    Slates without a value (a degraded request) are left out. Raises ValueError where none is left.
+    Slates without a value (a degraded request) are left out. Raises StoreUnavailableError where none is left.
     """
     slates = [slate for slate in map(funnel.rank, requests) if "value" in slate.candidates.scores]
     if not slates:
-        raise ValueError("no slate was ranked by the value model")
+        raise StoreUnavailableError(
+            "no request was ranked by the second stage; train it, run `python -m feature_repo materialize`, see /readyz"
+        )
     found = []
     for head in spec.value_model.weights:
         for factor in (1 - change, 1 + change):

@@ -7,7 +7,7 @@ product of its propensities. Depends on nothing but numpy.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from serving.funnel.candidates import best_first
 from serving.funnel.constraints import PINNED, Constraints, Guard
 from serving.funnel.diversity import Diversity, Dpp, Likeness, Mmr
-from serving.funnel.draw import Exploration, drawn, probabilities
+from serving.funnel.draw import Exploration, choose
 
 DIVERSITY, EXPLORATION = "diversity", "exploration"
 
@@ -30,6 +30,17 @@ class Spread:
     kind: Literal["mmr", "dpp"] = "mmr"
     topic_ids: NDArray[np.int64] | None = None
     content: NDArray[np.float32] | None = None
+
+    def taken(self, order: NDArray[np.int64]) -> "Spread":
+        """The same over the candidates at `order`."""
+        if self.weight == 0:
+            return self
+        topics, content = self.topic_ids, self.content
+        return replace(
+            self,
+            topic_ids=None if topics is None else topics[order],
+            content=None if content is None else content[order],
+        )
 
     def start(self, num_candidates: int) -> Diversity | None:
         """The measure with nothing placed, None where it is off."""
@@ -75,93 +86,96 @@ def arrange(
         return Arrangement(best_first(scores)[:limit], np.ones(limit), (frozenset(),) * len(scores), {})
     if is_exploring and rng is None and forced is None:
         raise ValueError("exploration needs a random generator")
-    guard = Guard(constraints, creator_ids, limit, list(previous_creator_ids))
-    run = _Run(scores, guard, spread, exploration if is_exploring else None)
+    # Inside, places are ranks: the best remaining score is then the first one left.
+    by_score = best_first(scores)
+    guard = Guard(constraints.taken(by_score), creator_ids[by_score], limit, list(previous_creator_ids))
+    run = _Run(scores[by_score], guard, spread.taken(by_score), exploration if is_exploring else None)
+    ranks = None if forced is None else np.argsort(by_score)[np.asarray(forced, dtype=np.int64)].tolist()
     for position in range(limit):
-        run.step(constraints.first_position + position, position, rng, None if forced is None else forced[position])
-    moved_by = tuple(frozenset(rules) for rules in run.moved_by)
-    return Arrangement(np.array(run.order, dtype=np.int64), np.array(run.propensities), moved_by, guard.num_relaxed)
+        number = rng.random() if is_exploring and rng is not None and ranks is None else None
+        run.step(constraints.first_position + position, position, number, None if ranks is None else ranks[position])
+    moved_by = [frozenset[str]()] * len(scores)
+    for rank, rules in run.moved_by.items():
+        moved_by[int(by_score[rank])] = frozenset(rules)
+    order = by_score[np.array(run.order, dtype=np.int64)]
+    return Arrangement(order, np.array(run.propensities), tuple(moved_by), guard.num_relaxed)
 
 
 class _Run:
-    """One slate being filled."""
+    """One slate being filled. Candidates are in order of score, those without a finite one last."""
 
     def __init__(
         self, scores: NDArray[np.float64], guard: Guard, spread: Spread, exploration: Exploration | None
     ) -> None:
         self._guard = guard
-        self._by_score = best_first(scores)
-        self._relevance, self._is_finite = _relevance(scores), np.isfinite(scores)
+        self._relevance = _relevance(scores)
+        self._num_finite = int(np.isfinite(scores).sum())
         self._is_left = ~guard.reserved(len(scores))
+        self._num_good = int(np.count_nonzero(self._is_left[: self._num_finite]))
+        self._first = 0
         self._weight, self._diversity = spread.weight, spread.start(len(scores))
+        self._base = (1 - spread.weight) * self._relevance
         self._exploration = exploration
         self._width = self._score_spread(exploration.pool) if exploration else 0.0
         self.order: list[int] = []
         self.propensities: list[float] = []
-        self.moved_by: list[set[str]] = [set() for _ in range(len(scores))]
+        self.moved_by: dict[int, set[str]] = {}
 
     def _score_spread(self, pool: int) -> float:
         """Relevance between the best and the worst post of the pool: robust against outliers far down."""
-        best = self._relevance[self._by_score[: int(self._is_finite.sum())][:pool]]
+        best = self._relevance[: self._num_finite][:pool]
         return float(best[0] - best[-1]) if len(best) else 0.0
 
-    def step(self, at: int, position: int, rng: np.random.Generator | None, forced: int | None) -> None:
+    def step(self, at: int, position: int, number: float | None, forced: int | None) -> None:
         """Fills the next position; `at` counts from the start of the visit, `position` from that of the slate."""
         pinned = self._guard.pinned(position)
         if pinned is not None:
-            chances, choice = None, pinned
-            self.moved_by[pinned].add(PINNED)
+            choice, chance = pinned, 1.0
+            self.moved_by.setdefault(pinned, set()).add(PINNED)
         else:
-            best, allowed, merit = self._best(position)
-            chances, choice = self._draw(at, best, allowed, merit, rng, forced)
-        self.propensities.append(self._chance(chances, choice, forced))
-        choice = choice if forced is None else forced
+            exploration = self._exploration
+            is_drawing = exploration is not None and exploration.is_at(at)
+            best, allowed, merit = self._best(position, is_drawing)
+            choice, chance = best, 1.0
+            if exploration is not None and is_drawing:
+                choice, chance = choose(merit, allowed, best, exploration, self._width, number, forced)
+                self._moved(best, choice, EXPLORATION)
+        if forced is not None and forced != choice:
+            choice, chance = forced, 0.0
         self.order.append(choice)
+        self.propensities.append(chance)
+        self._take(choice)
+
+    def _take(self, choice: int) -> None:
+        if choice < self._num_finite and self._is_left[choice]:
+            self._num_good -= 1
         self._is_left[choice] = False
         self._guard.place(choice)
         if self._diversity is not None:
             self._diversity.place(choice)
 
-    def _best(self, position: int) -> tuple[int, NDArray[np.bool_], NDArray[np.float64]]:
+    def _best(self, position: int, is_drawing: bool) -> tuple[int, NDArray[np.bool_], NDArray[np.float64]]:
         """The candidate that stands here without a draw, all that could, and their merit."""
-        is_good = self._is_left & self._is_finite
-        pool = is_good if is_good.any() else self._is_left
-        merit, best = self._relevance, _argmax(self._relevance, pool)
+        pool = self._is_left
+        if self._num_good and self._num_finite < len(pool):
+            pool = pool & (np.arange(len(pool)) < self._num_finite)
+        while self._first < len(pool) - 1 and not self._is_left[self._first]:
+            self._first += 1
+        merit, best = self._relevance, self._first
         if self._diversity is not None:
-            merit = (1 - self._weight) * self._relevance + self._weight * self._diversity.gains()
+            merit = self._base + self._weight * self._diversity.gains()
             best = self._moved(best, _argmax(merit, pool), DIVERSITY)
+        if not is_drawing and self._guard.permits(best, position):
+            return best, pool, merit
         for rule, narrower in self._guard.narrowed(pool, position):
             pool = narrower
             best = self._moved(best, best if pool[best] else _argmax(merit, pool), rule)
         return best, pool, merit
 
-    def _draw(
-        self,
-        at: int,
-        best: int,
-        allowed: NDArray[np.bool_],
-        merit: NDArray[np.float64],
-        rng: np.random.Generator | None,
-        forced: int | None,
-    ) -> tuple[NDArray[np.float64] | None, int]:
-        """Chances of the candidates, None where nothing is drawn, and the choice."""
-        exploration = self._exploration
-        if exploration is None or not exploration.is_at(at):
-            return None, best
-        pool = self._by_score[allowed[self._by_score]][: exploration.pool]
-        chances = probabilities(merit, allowed, pool, exploration, self._width)
-        if forced is not None or rng is None:
-            return chances, best
-        return chances, self._moved(best, drawn(chances, rng), EXPLORATION)
-
-    def _chance(self, chances: NDArray[np.float64] | None, choice: int, forced: int | None) -> float:
-        taken = choice if forced is None else forced
-        return float(taken == choice) if chances is None else float(chances[taken])
-
     def _moved(self, before: int, after: int, rule: str) -> int:
         if before != after:
-            self.moved_by[before].add(rule)
-            self.moved_by[after].add(rule)
+            self.moved_by.setdefault(before, set()).add(rule)
+            self.moved_by.setdefault(after, set()).add(rule)
         return after
 
 

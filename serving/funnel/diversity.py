@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 
 DPP_STRENGTH = 10.0
 """G: an exact copy of a placed post gains 0.27 of what a post unlike all of them does."""
+_AT_ONCE = 512
+"""Most candidates whose similarities are computed together."""
 
 
 class Diversity(Protocol):
@@ -47,6 +49,8 @@ class Likeness:
         self._topic_ids = topic_ids
         self._content = content
         self._count = num_candidates
+        # All at once is one product of matrices; beyond this many it would be too large a one.
+        self._cosines = content @ content.T if content is not None and num_candidates <= _AT_ONCE else None
 
     def positive(self, place: int) -> NDArray[np.float32]:
         """To the candidate at `place`, within 0..1; opposite content counts as unlike, [N]."""
@@ -68,13 +72,15 @@ class Likeness:
         return np.asarray(squares if self._topic_ids is None else (ones + squares) / np.float32(2), dtype=np.float32)
 
     def _mean(self, place: int, lowest: float) -> NDArray[np.float32]:
-        parts: list[NDArray[np.float32]] = []
-        if self._topic_ids is not None:
-            is_known = self._topic_ids[place] >= 0
-            parts.append(((self._topic_ids == self._topic_ids[place]) & is_known).astype(np.float32))
+        topics, mean = self._topic_ids, np.zeros(self._count, dtype=np.float32)
         if self._content is not None:
-            parts.append(np.clip(self._content @ self._content[place], lowest, 1.0))
-        return np.asarray(sum(parts) / np.float32(len(parts))) if parts else np.zeros(self._count, dtype=np.float32)
+            cosines = self._cosines[place] if self._cosines is not None else self._content @ self._content[place]
+            mean = np.minimum(np.maximum(cosines, np.float32(lowest)), np.float32(1))
+            if topics is not None:
+                mean *= np.float32(0.5)
+        if topics is not None and topics[place] >= 0:
+            mean[topics == topics[place]] += np.float32(1.0 if self._content is None else 0.5)
+        return mean
 
 
 class Mmr:
@@ -82,17 +88,18 @@ class Mmr:
 
     def __init__(self, likeness: Likeness, num_candidates: int, window: int) -> None:
         self._likeness = likeness
-        self._window = window
-        self._nothing = np.zeros(num_candidates, dtype=np.float32)
-        self._rows: list[NDArray[np.float32]] = []
+        self._rows = np.zeros((window, num_candidates), dtype=np.float32)
+        """Minus the similarity to each post of the window; similarities are never below 0."""
+        self._next = 0
 
     def gains(self) -> NDArray[np.floating]:
         """Minus the greatest similarity, [N]."""
-        return -np.maximum.reduce(self._rows) if self._rows else self._nothing
+        return np.asarray(self._rows.min(axis=0))
 
     def place(self, choice: int) -> None:
         """Counts a candidate as placed."""
-        self._rows = [*self._rows, self._likeness.positive(choice)][-self._window :]
+        np.negative(self._likeness.positive(choice), out=self._rows[self._next])
+        self._next = (self._next + 1) % len(self._rows)
 
 
 class Dpp:

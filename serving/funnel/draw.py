@@ -34,38 +34,39 @@ class Exploration:
         return self.slots is None or position in self.slots
 
 
-def probabilities(
+def choose(
     merit: NDArray[np.float64],
     is_allowed: NDArray[np.bool_],
-    pool: NDArray[np.int64],
+    best: int,
     exploration: Exploration,
     spread: float,
-) -> NDArray[np.float64]:
-    """Probability of each candidate, [N], summing to 1 over the allowed ones.
+    number: float | None,
+    forced: int | None = None,
+) -> tuple[int, float]:
+    """The place drawn by `number`, uniform in 0..1, and its probability; `forced` names the place instead.
 
-    `pool`: places that share the uniform part, all allowed. `spread`: what `temperature` is a share of.
+    Places are in order of score, so the pool is the first of the allowed ones. `best`: the allowed place of greatest
+    merit. `spread`: what `temperature` is a share of.
     """
-    chances = np.zeros(len(merit))
-    allowed = np.where(is_allowed, merit, -np.inf)
-    best = int(np.argmax(allowed))
-    width = exploration.temperature * spread
+    uniform, width = exploration.probability, exploration.temperature * spread
+    soft: NDArray[np.float64] | None = None
     if width > 0:
-        with np.errstate(under="ignore"):
-            chances = np.exp((allowed - allowed[best]) / width)
-            chances *= (1.0 - exploration.probability) / chances.sum()
+        soft = np.exp((np.where(is_allowed, merit, -np.inf) - merit[best]) / width)
+    size = min(exploration.pool, int(np.count_nonzero(is_allowed)))
+    if forced is not None or number is None:
+        choice = best if forced is None else forced
+    elif number < uniform:
+        choice = int(np.flatnonzero(is_allowed)[min(int(number / uniform * size), size - 1)])
+    elif soft is None:
+        choice = best
     else:
-        chances[best] = 1.0 - exploration.probability
-    if len(pool):
-        chances[pool] += exploration.probability / len(pool)
-    else:
-        chances[best] += exploration.probability
-    return chances
-
-
-def drawn(chances: NDArray[np.float64], rng: np.random.Generator) -> int:
-    """Place drawn with the given probabilities."""
-    sums = np.cumsum(chances)
-    return int(np.searchsorted(sums, rng.random() * sums[-1], side="right"))
+        sums = np.cumsum(soft)
+        # Just below the last sum, which rounding could reach, and behind which nothing is.
+        at = min((number - uniform) / (1.0 - uniform) * sums[-1], np.nextafter(sums[-1], 0.0))
+        choice = int(np.searchsorted(sums, at, side="right"))
+    chance = float(choice == best) if soft is None else float(soft[choice] / soft.sum())
+    is_pooled = bool(is_allowed[choice]) and int(np.count_nonzero(is_allowed[: choice + 1])) <= exploration.pool
+    return choice, (1.0 - uniform) * chance + (uniform / size if is_pooled else 0.0)
 
 
 def page_floor(exploration: Exploration, page: int, creator_window: int, num_fixed: int = 0) -> float:
