@@ -181,6 +181,14 @@ $(S)/first-stage: $(S)/candidates $(LEARNING)
 	@touch $@
 
 # ---------------------------------------------------------------- 5 what the user gets
+.PHONY: precompute
+precompute: | $(VENV)/.installed ## slates for the most active users, served at overload and when ranking is down
+	$(PY) -m serving precompute
+
+.PHONY: support
+support: | $(VENV)/.installed ## how much of the log an estimate of changed weights could use
+	$(PY) -m serving support
+
 .PHONY: serve
 serve: | $(VENV)/.installed ## the server (PORT=8000)
 	$(PY) -m serving serve --port $(PORT)

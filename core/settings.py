@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     api_keys: tuple[SecretStr, ...] = Field(
         (), description="Keys that clients send as X-API-Key, as a JSON list; empty leaves loopback open."
     )
+    cursor_key: SecretStr | None = Field(
+        None, description="Key that signs cursors, at least 32 bytes; unset makes one per workspace."
+    )
     funnel_spec: Path | None = Field(
         None,
         description="Funnel spec (YAML) to serve with, or a folder of one per surface; unset uses serving/funnel.yaml.",

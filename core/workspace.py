@@ -5,6 +5,8 @@ var/<dataset>/
   log/<table>/      the append-only event log, day=YYYY-MM-DD/*.parquet
   quarantine/       refused rows with reasons, one Parquet file per gate and run
   journal.db        events and writes that came over HTTP, durable before they are acknowledged
+  explanations.db   why each served post was where it was, bounded in age and size
+  precomputed/      slates for chosen users, served at overload and when ranking is down
   served_features/  what the second stage was fed for sampled requests, Parquet, a week of it
   data/             Feast's own: registry.db, features/<view>/, redis/; feature_state/ for the next build
   training_sets/    point-in-time joined examples, by name
@@ -76,6 +78,14 @@ class Workspace:
     @property
     def served(self) -> Path:
         return self.root / "served.db"
+
+    @property
+    def explanations(self) -> Path:
+        return self.root / "explanations.db"
+
+    @property
+    def precomputed(self) -> Path:
+        return self.root / "precomputed"
 
     @property
     def served_features(self) -> Path:

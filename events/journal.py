@@ -20,7 +20,9 @@ from events.sqlite_errors import mapped_errors
 
 IMPRESSION = "impression"
 UNFOLLOW, UNHIDE, UNBLOCK = "unfollow", "unhide", "unblock"
-JOURNAL_KINDS = (IMPRESSION, *ENGAGEMENT_KINDS, UNFOLLOW, UNHIDE, UNBLOCK)
+TOPIC_WISHES = MUTE_TOPIC, UNMUTE_TOPIC = ("mute_topic", "unmute_topic")
+"""About the topic of the post they name."""
+JOURNAL_KINDS = (IMPRESSION, *ENGAGEMENT_KINDS, UNFOLLOW, UNHIDE, UNBLOCK, *TOPIC_WISHES)
 """What users see and do. A `follow` with a post is also an engagement with it."""
 
 ENTITIES = ("user", "creator", "post")
@@ -36,7 +38,7 @@ _HIDING = ("hide", "see_less", "report")
 _LIFTING = {UNFOLLOW: ("follow",), UNHIDE: _HIDING, UNBLOCK: ("block",), "follow": (UNFOLLOW,), "block": (UNBLOCK,)}
 _LIFTING |= dict.fromkeys(_HIDING, (UNHIDE,))
 """What each wish takes back."""
-_CONTROL = (*_HIDING, "block", "follow", UNFOLLOW, UNHIDE, UNBLOCK)
+_CONTROL = (*_HIDING, "block", "follow", UNFOLLOW, UNHIDE, UNBLOCK, *TOPIC_WISHES)
 _KEPT = (*_CONTROL, *WRITE_KINDS)
 _BUSY_SECONDS = 10.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -168,6 +170,8 @@ class UserControls:
     unfollowed_creator_ids: frozenset[int] = frozenset()
     unhidden_post_ids: frozenset[int] = frozenset()
     unblocked_creator_ids: frozenset[int] = frozenset()
+    topic_wishes: tuple[tuple[str, int], ...] = ()
+    """Kind and post of each wish about a topic, oldest first."""
 
 
 class Journal:
@@ -219,7 +223,7 @@ class Journal:
                 posts[kind].add(post_id)
             if creator_id is not None:
                 creators[kind].add(creator_id)
-            for lifted in _LIFTING[kind]:
+            for lifted in _LIFTING.get(kind, ()):
                 posts[lifted].discard(post_id)
                 creators[lifted].discard(creator_id)
         return UserControls(
@@ -231,6 +235,7 @@ class Journal:
             unfollowed_creator_ids=frozenset(creators[UNFOLLOW]),
             unhidden_post_ids=frozenset(posts[UNHIDE]),
             unblocked_creator_ids=frozenset(creators[UNBLOCK]),
+            topic_wishes=tuple((kind, post_id) for kind, post_id, _ in rows if kind in TOPIC_WISHES),
         )
 
     def seen_after(self, user_id: int, place: int, limit: int) -> list[tuple[int, int, float]]:

@@ -19,6 +19,7 @@ from serving.reload import Watcher
 from serving.routes.browse import browse_router
 from serving.routes.entities import entities_router
 from serving.routes.events import events_router
+from serving.routes.explain import explain_router
 from serving.routes.feed import feed_router
 from serving.routes.health import health_router
 from serving.routes.page import page_router
@@ -37,13 +38,16 @@ def create_app(runtime: Runtime) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        served.prune(runtime.clock.now())
+        now = runtime.clock.now()
+        served.prune(now)
+        feed.explanations.trim(now.timestamp())
         runtime.warm_up()
         if runtime.live is not None:
             runtime.live.tail.start()
         watcher.start()
         yield
         watcher.stop()
+        feed.close()
         served.close()
         runtime.close()
 
@@ -57,6 +61,7 @@ def create_app(runtime: Runtime) -> FastAPI:
         max_body_size=MAX_BODY_BYTES,
     )
     app.include_router(feed_router(runtime, feed, served))
+    app.include_router(explain_router(runtime, feed.explanations))
     app.include_router(events_router(intake))
     app.include_router(health_router(runtime))
     app.include_router(page_router(runtime, PAGE_FOLDER))

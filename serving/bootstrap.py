@@ -12,14 +12,16 @@ from core.workspace import Workspace
 from events.journal import Journal
 from events.served import ServedLog
 from serving.controls import JournalControls
-from serving.cursor import CursorSigner, load_secret
+from serving.cursor import CursorSigner, cursor_secret
+from serving.explanations import Explanations
 from serving.feature_log import FeatureLog
-from serving.feed import Feed
+from serving.feed import Feed, Stores
 from serving.funnel.feature_record import FeatureRecorder, FeatureSink
 from serving.funnel.features import FunnelFeatures
 from serving.funnel.input_bounds import InputBounds
 from serving.funnel.ports import FeatureReader, HeavyRanker, LightRanker, Observer, SilentObserver
 from serving.funnel.request import FeedRequest
+from serving.funnel.reserve import Reserve
 from serving.funnel.runner import Funnel
 from serving.funnel.second_stage import ModelRanker
 from serving.funnel.source_pool import SourcePool
@@ -36,6 +38,8 @@ from serving.live.reader import LiveReader
 from serving.live.view import LiveSnapshot
 from serving.metrics import Metrics
 from serving.parts import Parts, load_parts
+from serving.precomputed import PrecomputedSlates
+from serving.prefetch import Prefetcher
 from serving.snapshot import Snapshot, load_snapshot
 from serving.spec import (
     AnySourceSpec,
@@ -118,9 +122,10 @@ class Runtime:
         return tuple(missing)
 
     def watch_caches(self, funnels: FunnelSet) -> None:
-        """Points the metrics of the feature caches at those of the default surface."""
-        self.metrics.watch_cache("post_features", funnels.default.features.posts)
-        self.metrics.watch_cache("creator_features", funnels.default.features.creators)
+        """Points the metrics of the caches at those of the default surface."""
+        self.metrics.watch_cache("post_features", funnels.default.features.posts.counts)
+        self.metrics.watch_cache("creator_features", funnels.default.features.creators.counts)
+        self.metrics.watch_cache("eligibility", funnels.default.eligibility_counts)
 
     def renewed(self, specs: Mapping[str, FunnelSpec], parts: Parts) -> FunnelSet:
         """Funnels for newer specs or parts, warm and ready to take over."""
@@ -146,15 +151,23 @@ class Runtime:
 
     def open_feed(self, served: ServedLog, new_id: Callable[[], int]) -> Feed:
         """The paged feed over the funnels that serve."""
-        visits = Visits(self.spec.caches.slates, monotonic)
+        spec, precompute = self.spec, self.spec.precompute
+        stored = PrecomputedSlates(self.workspace.precomputed, precompute.max_age_seconds, precompute.enabled)
+        visits = Visits(spec.caches.slates, monotonic)
+        stores = Stores(
+            visits,
+            served,
+            Explanations(self.workspace.explanations, spec.explanations, self.metrics.explanation_dropped),
+            Reserve(stored),
+            Prefetcher() if spec.paging.prefetch else None,
+        )
         if self.live is not None:
             self.live.view.on_user_gone(visits.forget)
         return Feed(
             self.funnels,
-            JournalControls(self.snapshot, self.journal, self.spec.eligibility.hide_seen_days),
-            visits,
-            CursorSigner(load_secret(self.workspace.cursor_secret)),
-            served,
+            JournalControls(self.snapshot, self.journal, spec.eligibility.hide_seen_days),
+            stores,
+            CursorSigner(cursor_secret(self.settings), spec.paging.cursor_max_age_hours * 3600),
             self.clock,
             self.metrics,
             new_id,

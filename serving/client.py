@@ -13,8 +13,11 @@ from uuid import uuid4
 from serving.client_entities import EntityCalls, segment
 from serving.entity_schemas import PostList
 from serving.schemas import (
+    CacheReply,
     EventIn,
     EventReply,
+    ExplainedPost,
+    ExplainReply,
     FeedContext,
     FeedPost,
     FeedQuery,
@@ -65,6 +68,18 @@ class VitrineClient(EntityCalls):
     def request(self, request_id: str) -> ServedReply:
         """What a request served and why. Raises InputError for one that nobody knows any more."""
         return ServedReply.model_validate(self._call("GET", f"/requests/{request_id}"))
+
+    def explain(self, request_id: str) -> ExplainReply:
+        """Every stage and number behind a page. Raises InputError for one that is not held any more."""
+        return ExplainReply.model_validate(self._call("GET", f"/explain/{request_id}"))
+
+    def explain_post(self, request_id: str, post_id: str) -> ExplainedPost:
+        """The same of one post of the page."""
+        return ExplainedPost.model_validate(self._call("GET", f"/explain/{request_id}/posts/{segment(post_id)}"))
+
+    def caches(self) -> list[CacheReply]:
+        """Every cache with its limits and what it was worth."""
+        return [CacheReply.model_validate(one) for one in self._call("GET", "/caches")]
 
     def trending(
         self, *, limit: int = 20, language: str | None = None, country: str | None = None, explain: bool = False

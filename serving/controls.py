@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from events.journal import Journal, JournalEvent
+from events.journal import MUTE_TOPIC, Journal, JournalEvent
 from serving.funnel.state import Controls
 from serving.live.seen import SeenFilter, SeenPosts, matcher
 from serving.live.view import LiveSnapshot
@@ -45,6 +45,7 @@ class JournalControls:
             hidden_rows=np.union1d(hidden, self._rows(own.hidden_post_ids)),
             blocked_creator_ids=(blocked - own.unblocked_creator_ids) | own.blocked_creator_ids,
             followed_creator_ids=(followed - own.unfollowed_creator_ids) | own.followed_creator_ids,
+            muted_topic_ids=self._muted(own.topic_wishes),
             recent=self._recent(self._journal.recent_engagements(user_id, since)),
             seen_long_ago=matcher(own_seen.faded(since.timestamp())),
         )
@@ -56,6 +57,15 @@ class JournalControls:
             places, post_ids, at = (np.array(column) for column in zip(*events, strict=True))
             self._seen.add(seen, places, self._snapshot.catalogue.rows_of(post_ids), at)
         return seen
+
+    def _muted(self, wishes: tuple[tuple[str, int], ...]) -> frozenset[int]:
+        """Topics that are muted after all wishes; a post without a known topic names none."""
+        rows = self._snapshot.catalogue.rows_of(np.array([post_id for _, post_id in wishes], dtype=np.int64))
+        muted: set[int] = set()
+        for (kind, _), row in zip(wishes, rows.tolist(), strict=True):
+            topic = int(self._snapshot.catalogue.topic_ids[row]) if row != UNKNOWN else UNKNOWN
+            (muted.add if kind == MUTE_TOPIC else muted.discard)(topic)
+        return frozenset(muted - {UNKNOWN})
 
     def _recent(self, events: list[JournalEvent]) -> tuple[tuple[int, str, float], ...]:
         post_ids = np.array([UNKNOWN if e.post_id is None else e.post_id for e in events], dtype=np.int64)

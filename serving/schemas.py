@@ -48,12 +48,12 @@ class FeedQuery(Given):
 
 
 class Why(BaseModel):
-    """Why a post is where it is."""
+    """Why a post is where it is; null where the explanation is no longer held."""
 
-    stage_scores: dict[str, float]
-    probabilities: dict[str, float]
-    value_contributions: dict[str, float]
-    rules: list[str]
+    stage_scores: dict[str, float] | None = None
+    probabilities: dict[str, float] | None = None
+    value_contributions: dict[str, float] | None = None
+    rules: list[str] | None = None
 
 
 class FeedPost(BaseModel):
@@ -112,6 +112,65 @@ class ServedReply(BaseModel):
     model_versions: str
     degraded: list[str]
     posts: list[ServedPost]
+
+
+class ExplainedStage(BaseModel):
+    """What one stage did."""
+
+    name: str
+    num_in: int
+    num_out: int
+    ms: float = Field(description="Time in the stage, in milliseconds.")
+    removed: dict[str, int] = Field(description="Posts removed by reason.")
+    notes: list[str]
+
+
+class ExplainedRanking(BaseModel):
+    """One run of the funnel, or a slate that took its place."""
+
+    ranking_id: str
+    ranked_at: datetime
+    num_posts: int
+    degraded: list[str]
+    stages: list[ExplainedStage]
+
+
+class ExplainedPost(Why):
+    """One post of an explained page."""
+
+    post_id: str
+    position: int
+    ranking_id: str = Field(description="The ranking that the post comes from.")
+    place: int = Field(description="Place in that ranking, 0 first.")
+    score: float | None
+    propensity: float = Field(description="Chance of this post at this place, given the posts above it.")
+    sources: list[str]
+
+
+class ExplainReply(BaseModel):
+    """A page, the rankings behind it, and why each post is where it is."""
+
+    request_id: str
+    surface: str
+    requested_at: datetime
+    spec_version: str
+    model_versions: dict[str, str]
+    degraded: list[str]
+    rankings: list[ExplainedRanking]
+    posts: list[ExplainedPost]
+
+
+class CacheReply(BaseModel):
+    """One cache as declared and as measured."""
+
+    name: str
+    key: str
+    invalidation: str
+    max_entries: int
+    max_age_seconds: float
+    num_hits: int
+    num_misses: int
+    hit_rate: float
 
 
 class EventIn(Given):

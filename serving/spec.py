@@ -6,27 +6,33 @@ tuned and the JSON Schema in `spec_paths`.
 
 import json
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from core.files import content_hash
 from core.schema import HEADS, NEGATIVE_HEADS
+from serving.funnel.draw import Exploration, page_floor
 from serving.spec_units import (
     Days,
     Entries,
     Factor,
     Hours,
     Impressions,
+    Megabytes,
     Milliseconds,
+    Positions,
     Posts,
     Ranks,
+    Requests,
     Seconds,
     Share,
     Users,
 )
 
 POSITIVE_HEADS = tuple(head for head in HEADS if head not in NEGATIVE_HEADS)
+_PAGE = 20
+"""Posts of a page unless a client asks for another number."""
 
 
 STAGES = ("user", "retrieval", "first_stage", "second_stage", "rerank")
@@ -160,6 +166,7 @@ class EligibilitySpec(SpecModel):
         default=0.3, ge=0, le=1, description="Posts below this integrity score are never shown."
     )
     max_age_days: Days = Field(default=3650, gt=0, le=36_500, description="Older posts are left out, in days.")
+    hide_muted_topics: bool = Field(default=True, description="Whether posts of a topic that the user muted stay out.")
     min_pool: Posts = Field(
         default=200,
         ge=0,
@@ -194,37 +201,96 @@ class ValueModelSpec(SpecModel):
         return _known(weights, HEADS)
 
 
-class RerankSpec(SpecModel):
-    """Rules over the ranked list."""
+class ExposureFloorSpec(SpecModel):
+    """A share of the slate that goes to creators few have seen."""
 
-    creator_window: int = Field(
+    share: Share = Field(
+        ge=0, le=1, description="For every n, at least floor(share × n) of the first n posts; 0 is off."
+    )
+    quantile: Share = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Creators are small up to this quantile of impressions per creator, new ones always.",
+    )
+
+
+class SourceSlotSpec(SpecModel):
+    """Positions that belong to one source."""
+
+    every: Positions = Field(ge=1, le=1000, description="Distance from one position of the source to the next.")
+    first: Positions = Field(default=0, ge=0, le=1000, description="The source's first position in a visit, 0 first.")
+
+
+class RerankSpec(SpecModel):
+    """Rules over the ranked list. Each can be off on a surface; what a rule moved names it in its explanation."""
+
+    creator_window: Positions = Field(
         default=2, ge=0, le=50, description="Posts in sequence that must differ in creator; 0 is off."
     )
-    diversity: float = Field(
-        default=0.05, ge=0, le=1, description="MMR weight: 0 only score, 1 only difference from the posts just above."
+    diversity: Share = Field(
+        default=0.05, ge=0, le=1, description="Weight of diversity: 0 only score, 1 only difference from posts above."
     )
-    diversity_window: int = Field(default=5, ge=1, le=50, description="Posts above that a post should differ from.")
-    freshness_boost: float = Field(
+    diversity_by: Literal["mmr", "dpp"] = Field(
+        default="mmr",
+        description="mmr: distance from the most similar post above; dpp: volume added to the posts above.",
+    )
+    diversity_window: Positions = Field(
+        default=5, ge=1, le=50, description="Posts above that a post should differ from."
+    )
+    freshness_boost: Factor = Field(
         default=0.0, ge=0, le=10, description="Relative boost of a brand-new post; 0.1 is 10 %."
     )
-    freshness_half_life_hours: float = Field(
+    freshness_half_life_hours: Hours = Field(
         default=24, gt=0, le=8760, description="Age at which the boost halves, in hours."
     )
-    downrank_integrity_below: float = Field(
+    downrank_integrity_below: Share = Field(
         default=0.5, ge=0, le=1, description="Integrity score below which a post sinks."
     )
-    downrank_strength: float = Field(default=0.5, ge=0, le=1, description="Share of the score a doubtful post loses.")
-    slate_size: int = Field(
+    downrank_strength: Share = Field(default=0.5, ge=0, le=1, description="Share of the score a doubtful post loses.")
+    exposure_floor: ExposureFloorSpec | None = Field(default=None, description="null: no share for small creators.")
+    source_slots: dict[str, SourceSlotSpec] = Field(
+        default_factory=dict, description="Positions by source name; the best allowed post of the source takes them."
+    )
+    pins: dict[Annotated[Positions, Field(ge=0, le=1000)], Annotated[str, Field(min_length=1, max_length=128)]] = Field(
+        default_factory=dict,
+        description="Post id by position in the visit, 0 first; left out where the user may not see the post.",
+    )
+    slate_size: Posts = Field(
         default=100, ge=1, le=100_000, description="Posts ranked per funnel run; pages are cut from them."
     )
 
+    @field_validator("pins")
+    @classmethod
+    def _distinct_pins(cls, pins: dict[int, str]) -> dict[int, str]:
+        if len(set(pins.values())) != len(pins):
+            raise ValueError("a post is pinned twice")
+        return pins
+
 
 class ExplorationSpec(SpecModel):
-    """Slots that sometimes show another post than the best, with the probability logged."""
+    """Positions that draw instead of taking the best post, with the exact probability logged."""
 
-    probability: float = Field(default=0.0, ge=0, le=1, description="Chance that an exploring slot draws at random.")
-    slots: tuple[int, ...] = Field(default=(), description="Positions that explore, 0 first.")
-    pool: int = Field(default=20, ge=1, le=1000, description="Best remaining posts that an exploring slot draws from.")
+    temperature: Factor = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description="Softmax temperature of a draw, as a share of the score spread of the pool; 0 takes the best.",
+    )
+    probability: Share = Field(
+        default=0.0, ge=0, le=1, description="Chance that a position draws uniformly from the pool instead."
+    )
+    slots: tuple[Annotated[Positions, Field(ge=0, le=1000)], ...] = Field(
+        default=(), description="Positions that explore, 0 first; empty means all."
+    )
+    pool: Posts = Field(default=50, ge=1, le=1000, description="Best remaining posts that a uniform draw takes from.")
+    page_floor: Share = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Least chance of each of the best `pool` posts to stand on a first page of 20, whatever the "
+        "scores; a spec that cannot keep it is refused.",
+    )
 
     @field_validator("slots")
     @classmethod
@@ -232,6 +298,39 @@ class ExplorationSpec(SpecModel):
         if any(slot < 0 for slot in slots) or len(set(slots)) != len(slots):
             raise ValueError("slots must be distinct positions from 0")
         return slots
+
+
+class PagingSpec(SpecModel):
+    """How a visit goes on from page to page."""
+
+    cursor_max_age_hours: Hours = Field(
+        default=24, gt=0, le=720, description="Age at which a cursor is refused, in hours of wall time."
+    )
+    prefetch: bool = Field(default=True, description="Whether the next page is ranked before it is asked for.")
+
+
+class OverloadSpec(SpecModel):
+    """When the feed stops ranking and answers from what was precomputed."""
+
+    max_in_flight: Requests = Field(
+        default=8, ge=1, le=1000, description="Feed requests worked on at once per process."
+    )
+    max_queue: Requests = Field(default=16, ge=0, le=10_000, description="Feed requests that may wait for their turn.")
+    max_wait_ms: Milliseconds = Field(
+        default=30, ge=0, le=10_000, description="Longest wait for a turn, in milliseconds."
+    )
+    max_shed: Requests = Field(
+        default=64, ge=0, le=10_000, description="Excess requests answered without ranking at once; others get a 503."
+    )
+
+
+class ExplanationsSpec(SpecModel):
+    """How long and within what room it stays known why each post was served."""
+
+    max_age_hours: Hours = Field(default=360, ge=1, le=8760, description="Older explanations leave, in hours.")
+    max_megabytes: Megabytes = Field(
+        default=4_096, gt=0, le=1e6, description="Room on disk; the oldest leave first, in megabytes."
+    )
 
 
 class CacheSpec(SpecModel):
@@ -242,7 +341,7 @@ class CacheSpec(SpecModel):
 
 
 class CachesSpec(SpecModel):
-    """Every cache of the funnel. Keys: post id, creator id, cursor session."""
+    """Every cache of the funnel. What each is keyed by and what drops an entry early: `serving/caches.py`."""
 
     post_features: CacheSpec = Field(
         default=CacheSpec(max_entries=200_000, max_age_seconds=300), description="By post id; leaves by age."
@@ -250,9 +349,13 @@ class CachesSpec(SpecModel):
     creator_features: CacheSpec = Field(
         default=CacheSpec(max_entries=50_000, max_age_seconds=300), description="By creator id; leaves by age."
     )
+    eligibility: CacheSpec = Field(
+        default=CacheSpec(max_entries=32, max_age_seconds=3_600),
+        description="By language, country and hour; written posts are put right.",
+    )
     slates: CacheSpec = Field(
         default=CacheSpec(max_entries=5_000, max_age_seconds=1_800),
-        description="By visit; leaves by age, and a hidden post or blocked creator at once.",
+        description="By ranked list; leaves by age, and a hidden post or blocked creator at once.",
     )
 
 
@@ -329,7 +432,10 @@ class FunnelSpec(SpecModel):
     value_model: ValueModelSpec
     rerank: RerankSpec = RerankSpec()
     exploration: ExplorationSpec = ExplorationSpec()
+    paging: PagingSpec = PagingSpec()
     precompute: PrecomputeSpec = PrecomputeSpec()
+    overload: OverloadSpec = OverloadSpec()
+    explanations: ExplanationsSpec = ExplanationsSpec()
     fallbacks: FallbackSpec = FallbackSpec()
     deadlines: DeadlinesSpec = Field(default=DeadlinesSpec(), validate_default=True)
     caches: CachesSpec = CachesSpec()
@@ -359,6 +465,29 @@ class FunnelSpec(SpecModel):
                     f"retrieval_ms is {deadlines.retrieval_ms:g}, sources.{name}.deadline_ms {source.deadline_ms:g}"
                 )
         return deadlines
+
+    @model_validator(mode="after")
+    def _rules_can_be_kept(self) -> Self:
+        unknown = [name for name in self.rerank.source_slots if name not in self.sources]
+        if unknown:
+            raise ValueError(f"rerank.source_slots names sources that are not declared: {', '.join(unknown)}")
+        if self.kept_page_floor < self.exploration.page_floor:
+            raise ValueError(
+                f"exploration.page_floor is {self.exploration.page_floor:g}, but exploration and rerank rules keep "
+                f"only {self.kept_page_floor:.4g}; raise exploration.probability or lower exploration.pool"
+            )
+        return self
+
+    @property
+    def kept_page_floor(self) -> float:
+        """Least chance of each of the best `exploration.pool` posts to stand on a first page of 20."""
+        explore, rerank = self.exploration, self.rerank
+        draw = Exploration(explore.probability, frozenset(explore.slots) or None, explore.pool, explore.temperature)
+        fixed = set(rerank.pins)
+        for slot in rerank.source_slots.values():
+            fixed |= set(range(slot.first, _PAGE, slot.every))
+        num_floored = int(rerank.exposure_floor.share * _PAGE) if rerank.exposure_floor else 0
+        return page_floor(draw, _PAGE, rerank.creator_window, len(fixed & set(range(_PAGE))) + num_floored)
 
     @cached_property
     def version(self) -> str:

@@ -91,8 +91,9 @@ def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]
 
     Inside `sources` a null removes the source; elsewhere null is a value (`first_stage: null`).
     """
-    merged = dict(base)
-    for key, value in overlay.items():
+    # A spec read back from JSON has text where YAML has a number, such as a pinned position.
+    merged = {str(key): value for key, value in base.items()}
+    for key, value in ((str(key), value) for key, value in overlay.items()):
         if key.endswith("!"):
             merged[key[:-1]] = value
         elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):

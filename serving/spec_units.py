@@ -11,6 +11,8 @@ def _in(unit: str) -> object:
 
 Posts = Annotated[int, _in("posts")]
 Users = Annotated[int, _in("users")]
+Positions = Annotated[int, _in("positions")]
+Requests = Annotated[int, _in("requests")]
 Impressions = Annotated[int, _in("impressions")]
 Entries = Annotated[int, _in("entries")]
 Milliseconds = Annotated[float, _in("ms")]
@@ -18,6 +20,7 @@ Seconds = Annotated[float, _in("s")]
 Hours = Annotated[float, _in("h")]
 Days = Annotated[float, _in("d")]
 Ranks = Annotated[float, _in("ranks")]
+Megabytes = Annotated[float, _in("MB")]
 Share = Annotated[float, _in("share")]
 """0 is none and 1 all of it, probabilities included."""
 Factor = Annotated[float, _in("factor")]

@@ -37,6 +37,7 @@ NUM_POSTS = 600
 NUM_CREATORS = 40
 NUM_USERS = 30
 COLD_USER = 999_999
+GREEDY = {"exploration": {"temperature": 0.0, "probability": 0.0, "page_floor": 0.0}}
 
 
 def make_catalogue(num_posts: int = NUM_POSTS, seed: int = 1) -> Catalogue:
@@ -201,8 +202,8 @@ class FakeModel:
 
 
 def make_spec(**overlay: object) -> FunnelSpec:
-    """The shipped spec with an overlay."""
-    return with_overlay(load_spec(), overlay)
+    """The shipped spec without exploration, with an overlay."""
+    return with_overlay(with_overlay(load_spec(), GREEDY), overlay)
 
 
 def make_parts(snapshot: Snapshot, reader: FakeReader | None = None) -> Parts:
@@ -235,6 +236,7 @@ def make_runtime(
     *,
     is_feature_log: bool = False,
     pool: SourcePool | None = None,
+    snapshot: Snapshot | None = None,
     **fields: object,
 ) -> Runtime:
     """A runtime of fakes over a real journal and its live view, with a real feature log if wanted.
@@ -242,7 +244,7 @@ def make_runtime(
     Deadlines count with a `pool`.
     """
     settings = make_settings(folder, **fields)
-    snapshot = LiveSnapshot(make_snapshot())
+    snapshot = LiveSnapshot(snapshot or make_snapshot())
     parts = live_parts(parts or make_parts(snapshot), snapshot)
     spec = spec or make_spec()
     journal = Journal(settings.workspace.journal)

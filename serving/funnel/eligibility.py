@@ -10,27 +10,29 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.funnel.row_cache import CacheCounts
 from serving.funnel.state import Controls
 from serving.snapshot import UNKNOWN, Catalogue
-from serving.spec import EligibilitySpec
+from serving.spec import CacheSpec, CachesSpec, EligibilitySpec
 
 REASONS = (
     "eligible", "not_recommendable", "low_integrity", "too_old", "not_yet_published", "other_language",
     "other_country", "seen", "hidden", "blocked_creator", "muted_topic", "already_served",
 )  # fmt: skip
 _CODE = {reason: np.uint8(code) for code, reason in enumerate(REASONS)}
-_MAX_CACHED = 32
 _SECONDS_PER_DAY = 86_400.0
 
 
 class Eligibility:
     """Codes of the catalogue for one request."""
 
-    def __init__(self, spec: EligibilitySpec, catalogue: Catalogue) -> None:
+    def __init__(self, spec: EligibilitySpec, catalogue: Catalogue, limits: CacheSpec | None = None) -> None:
         self._spec = spec
         self._catalogue = catalogue
-        self._cache: OrderedDict[tuple[int, int, int], tuple[int, NDArray[np.uint8]]] = OrderedDict()
+        self._limits = limits or CachesSpec().eligibility
+        self._cache: OrderedDict[tuple[int, int, int], tuple[int, float, NDArray[np.uint8]]] = OrderedDict()
         self._lock = Lock()
+        self.counts = CacheCounts()
 
     def codes(
         self,
@@ -58,7 +60,7 @@ class Eligibility:
 
     def _apply_controls(self, codes: NDArray[np.uint8], controls: Controls, exclude_rows: NDArray[np.int64]) -> None:
         _mark(codes, controls.seen_rows, "seen")
-        for topic in controls.muted_topic_ids:
+        for topic in controls.muted_topic_ids if self._spec.hide_muted_topics else ():
             _mark(codes, np.flatnonzero(self._catalogue.topic_ids == topic), "muted_topic")
         _mark(codes, controls.hidden_rows, "hidden")
         for creator in controls.blocked_creator_ids:
@@ -69,18 +71,22 @@ class Eligibility:
         """Reason code of every post for anyone of this language and country, UNKNOWN for any; not to be written."""
         key = (language, country, int(at_seconds // 3600))
         with self._lock:
-            version, codes = self._cache.get(key, (None, None))
+            version, made_at, codes = self._cache.get(key, (0, 0.0, None))
+            if abs(at_seconds - made_at) > self._limits.max_age_seconds:
+                version, codes = 0, None
+            self.counts.num_asked += 1
+            self.counts.num_hits += codes is not None
         # Asked before the codes are made: a post that is written meanwhile is made again by the next request.
-        today, changed = self._catalogue.changes_since(version or 0)
+        today, changed = self._catalogue.changes_since(version)
         if codes is None:
-            codes = self._compute(language, country, at_seconds, slice(None))
+            codes, made_at = self._compute(language, country, at_seconds, slice(None)), at_seconds
         elif len(changed):
             codes = codes.copy()
             codes[changed] = self._compute(language, country, at_seconds, changed)
         with self._lock:
-            self._cache[key] = (today, codes)
+            self._cache[key] = (today, made_at, codes)
             self._cache.move_to_end(key)
-            while len(self._cache) > _MAX_CACHED:
+            while len(self._cache) > self._limits.max_entries:
                 self._cache.popitem(last=False)
         return codes
 

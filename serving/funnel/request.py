@@ -31,6 +31,8 @@ class FeedRequest:
     """Posts that earlier pages of the visit showed."""
     previous_creator_ids: tuple[int, ...] = ()
     """Creators of the last posts shown above this slate, in order, so that rules hold across pages."""
+    first_position: int = 0
+    """Place in the visit at which this slate begins."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from serving.funnel.ports import ControlsReader, HeavyRanker, LightRanker, Obser
 from serving.funnel.request import FeedRequest, Slate, StageReport
 from serving.funnel.rerank import Rerank
 from serving.funnel.retrieval import Retrieval
+from serving.funnel.row_cache import CacheCounts
 from serving.funnel.source_pool import SourcePool
 from serving.funnel.sources.base import Source
 from serving.funnel.state import Controls, RequestState
@@ -56,7 +57,7 @@ class Funnel:
         self._version = spec.version
         self._retrieval = Retrieval(spec, sources, pool)
         self._deadlines = spec.deadlines if pool is not None else None
-        self._eligibility = Eligibility(spec.eligibility, snapshot.catalogue)
+        self._eligibility = Eligibility(spec.eligibility, snapshot.catalogue, spec.caches.eligibility)
         self._rerank = Rerank(spec, snapshot.catalogue)
         self._controls = controls
         self._first_stage = first_stage
@@ -65,6 +66,11 @@ class Funnel:
         self._seed = seed
         self._heads = second_stage.heads if second_stage else ()
         self._weights = weight_vector(self._heads, spec.value_model.weights)
+
+    @property
+    def eligibility_counts(self) -> CacheCounts:
+        """Lookups in the cache of what depends on language, country and hour."""
+        return self._eligibility.counts
 
     def serve(self, request: FeedRequest) -> Slate:
         """The first `request.limit` posts of the ranked slate."""
@@ -108,7 +114,11 @@ class Funnel:
             stages=tuple(reports),
         )
 
-    def _open(self, request: FeedRequest) -> RequestState:
+    def state_without_features(self, request: FeedRequest) -> RequestState:
+        """What the user may see right now, for slates that nothing ranks."""
+        return self._open(request, is_ranked=False)
+
+    def _open(self, request: FeedRequest, is_ranked: bool = True) -> RequestState:
         """The state of a new request: user features, controls and eligibility."""
         catalogue, users = self.snapshot.catalogue, self.snapshot.users
         at_seconds = request.at.timestamp()
@@ -124,7 +134,8 @@ class Funnel:
             state.controls = self._controls.read(request.user_id, user_row, request.at)
         except StoreUnavailableError:
             state.degrade("journal")
-        state.user = self._user_columns(state)
+        if is_ranked:
+            state.user = self._user_columns(state)
         excluded = catalogue.rows_of(np.array(request.exclude_post_ids, dtype=np.int64))
         state.eligibility, yielded = self._eligibility.codes(
             language_code, country_code, state.controls, excluded[excluded != UNKNOWN], at_seconds
@@ -191,10 +202,11 @@ class Funnel:
         """The candidates that stay and their final scores before rerank."""
         if state.user is None and (self.spec.first_stage or self.spec.second_stage):
             # Fallback: nothing personal to rank with, so the stored popularity decides.
+            candidates = self._rerank.with_pins(state, candidates)
             popularity = self.snapshot.catalogue.popularity[candidates.rows].astype(np.float64)
             reports.append(StageReport("fallback", len(candidates), len(candidates), 0.0))
             return candidates.with_score("popularity", popularity), popularity
-        candidates = self._run_first_stage(state, candidates, reports)
+        candidates = self._rerank.with_pins(state, self._run_first_stage(state, candidates, reports))
         ranked = self._run_second_stage(state, candidates, reports)
         if ranked is not None:
             return ranked

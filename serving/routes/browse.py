@@ -10,7 +10,6 @@ from serving.bootstrap import Runtime
 from serving.browse import Browse, Listed
 from serving.entity_schemas import Country, Language, PostList
 from serving.entity_store import UnknownEntityError
-from serving.feed import PagePost
 from serving.funnel.request import Explanation, SlatePost
 from serving.routes.feed import post_reply
 from serving.schemas import ExternalId, Limit
@@ -28,17 +27,12 @@ def browse_router(runtime: Runtime) -> APIRouter:
 
     def reply(listed: Listed, is_explained: bool) -> PostList:
         catalogue, snapshot = runtime.snapshot.catalogue, runtime.snapshot
-        posts = [
-            PagePost(
-                SlatePost(
-                    int(catalogue.post_ids[row]), int(catalogue.creator_ids[row]), row, position, score, (source,), 1.0
-                ),
-                Explanation({source: score}, {}, {}, ()),
-                listed.at,
-            )
-            for position, (row, score, source) in enumerate(listed.posts)
-        ]
-        return PostList.model_validate({"posts": [post_reply(post, snapshot, is_explained) for post in posts]})
+        posts = []
+        for position, (row, score, source) in enumerate(listed.posts):
+            ids = int(catalogue.post_ids[row]), int(catalogue.creator_ids[row])
+            why = Explanation({source: score}, {}, {}, ()) if is_explained else None
+            posts.append(post_reply(SlatePost(*ids, row, position, score, (source,), 1.0), snapshot, why))
+        return PostList.model_validate({"posts": posts})
 
     @router.get("/trending", response_model=PostList)
     def read_trending(

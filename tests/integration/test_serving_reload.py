@@ -123,7 +123,7 @@ def test_an_invalid_spec_is_refused_with_its_reason_and_the_one_before_goes_on(p
     assert "rerank.creator_window" in platform.runtime.funnels.spec_refused
     assert "explore.yaml:" in platform.runtime.funnels.spec_refused
     assert platform.page().spec_version == before
-    write(platform.specs, "explore", **{"creator_window: 2": "creator_window: 3"})
+    write(platform.specs, "explore", **{"creator_window: 2": "creator_window: 1"})
     assert platform.reloader.reload()
     assert platform.runtime.funnels.spec_refused is None
     assert platform.page().spec_version != before

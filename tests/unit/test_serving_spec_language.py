@@ -9,11 +9,9 @@ from typer.testing import CliRunner
 
 from core.errors import ConfigError
 from serving.__main__ import app
-from serving.spec import ExplorationSpec, FunnelSpec, RerankSpec
+from serving.spec import FunnelSpec
 from serving.spec_file import DEFAULT_SPEC, Overlay, load_spec, load_specs, read_overlay, with_overlay
 from serving.spec_paths import SCHEMA_FILE, schema_text, tunables
-
-UNITS_TO_COME = {RerankSpec.__name__, ExplorationSpec.__name__}
 
 
 def numbers_of(node):
@@ -28,7 +26,7 @@ def numbers_of(node):
             yield from numbers_of(value)
 
 
-@pytest.mark.parametrize("part", sorted(set(FunnelSpec.model_json_schema()["$defs"]) - UNITS_TO_COME))
+@pytest.mark.parametrize("part", sorted(set(FunnelSpec.model_json_schema()["$defs"])))
 def test_every_number_has_a_unit_and_a_range_that_machines_can_read(part):
     for number in numbers_of(FunnelSpec.model_json_schema()["$defs"][part]):
         assert number.get("unit"), number
@@ -44,7 +42,8 @@ def nested(path, value):
 
 @pytest.mark.parametrize("tunable", tunables(load_spec()), ids=lambda tunable: tunable.path)
 def test_a_tunable_path_takes_its_ends_and_nothing_beyond(tunable):
-    spec = load_spec()
+    # A page floor, as a deadline does, ties numbers to each other.
+    spec = with_overlay(load_spec(), {"exploration": {"page_floor": 0.0}})
     if tunable.choices:
         for choice in tunable.choices:
             with_overlay(spec, nested(tunable.path, choice))
@@ -55,8 +54,8 @@ def test_a_tunable_path_takes_its_ends_and_nothing_beyond(tunable):
     for value in beyond:
         with pytest.raises(ConfigError, match=tunable.path.replace(".", r"\.")):
             with_overlay(spec, nested(tunable.path, value))
-    # A deadline at its end contradicts the others'.
-    if not tunable.path.endswith("_ms"):
+    # A deadline at its end contradicts the others', a whole page floor everything.
+    if not tunable.path.endswith(("_ms", "page_floor")):
         assert with_overlay(spec, nested(tunable.path, tunable.highest)).version
         assert tunable.is_lowest_open or with_overlay(spec, nested(tunable.path, tunable.lowest)).version
 
@@ -112,8 +111,8 @@ def test_order_of_keys_changes_neither_version_nor_behaviour(tmp_path):
 
 def test_overlays_side_by_side_commute():
     overlays = [
-        Overlay("a", {"rerank": {"diversity": 0.2}, "sources": {"fresh": None}}),
-        Overlay("b", {"rerank": {"creator_window": 4}, "sources": {"mine": {"kind": "random", "quota": 3}}}),
+        Overlay("a", {"rerank": {"diversity": 0.2}, "sources": {"fresh": None}, "exploration": {"page_floor": 0}}),
+        Overlay("b", {"rerank": {"creator_window": 1}, "sources": {"mine": {"kind": "random", "quota": 3}}}),
         Overlay("c", {"rerank": {"diversity": 0.2}, "cold_start": ["trending"]}),
     ]
     versions = {load_spec(overlays=order).version for order in itertools.permutations(overlays)}
