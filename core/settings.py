@@ -39,7 +39,20 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address the server binds; another than loopback needs API keys.")
     port: int = Field(8000, ge=1, le=65535, description="Port the server binds.")
     api_keys: tuple[SecretStr, ...] = Field(
-        (), description="Keys that clients send as X-API-Key, as a JSON list; empty leaves loopback open."
+        (),
+        description="Admin keys that clients may send as X-API-Key, as a JSON list, beside those of `serving keys`.",
+    )
+    key_rate: float = Field(
+        200.0, ge=0, le=1e6, description="Requests per second of a key without a rate of its own; 0 is no limit."
+    )
+    body_seconds: float = Field(
+        10.0, gt=0, le=600, description="Longest wait for the body of a request, in seconds; then 408."
+    )
+    answer_seconds: float = Field(
+        15.0, gt=0, le=600, description="Longest wait for an answer once the body is there, in seconds; then 503."
+    )
+    bundle_key: str | None = Field(
+        None, description="Public key, as in signing.pub, that bundles must be signed with; unset: the workspace's."
     )
     funnel_spec: Path | None = Field(
         None, description="Funnel spec (YAML) to serve with; unset uses serving/funnel.yaml."
@@ -49,6 +62,9 @@ class Settings(BaseSettings):
         ge=0,
         le=1,
         description="Share of rankings whose features are kept for `make skew`; 0 keeps none.",
+    )
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="Log lines as JSON or for people; auto is for people where stderr is a terminal."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level that is logged.")
 

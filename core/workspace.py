@@ -5,6 +5,9 @@ var/<dataset>/
   log/<table>/      the append-only event log, day=YYYY-MM-DD/*.parquet
   quarantine/       refused rows with reasons, one Parquet file per gate and run
   journal.db        events posted over HTTP, durable before they are acknowledged
+  served.db         pages as they were served
+  api_keys.json     hashes of the keys that may call the server
+  signing.key, signing.pub   what bundles and indexes are signed with, and checked by
   served_features/  what the second stage was fed for sampled requests, Parquet, a week of it
   data/             Feast's own: registry.db, features/<view>/, redis/; feature_state/ for the next build
   training_sets/    point-in-time joined examples, by name
@@ -84,6 +87,18 @@ class Workspace:
     @property
     def cursor_secret(self) -> Path:
         return self.root / "cursor.secret"
+
+    @property
+    def api_keys(self) -> Path:
+        return self.root / "api_keys.json"
+
+    @property
+    def signing_key(self) -> Path:
+        return self.root / "signing.key"
+
+    @property
+    def verify_key(self) -> Path:
+        return self.root / "signing.pub"
 
     @property
     def data(self) -> Path:

@@ -4,28 +4,43 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from time import monotonic
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 from core.errors import StoreUnavailableError
 from events.served import ServedLog
+from serving.api_keys import KeyRing
 from serving.bootstrap import Runtime
-from serving.middleware import KeyCheck, RequestMetrics, SecurityHeaders
+from serving.middleware import BodyNesting, CallerCheck, SecurityHeaders, TimeLimits
+from serving.request_log import RequestLog
 from serving.routes.events import events_router
 from serving.routes.feed import feed_router
 from serving.routes.health import health_router
 from serving.routes.page import page_router
 from serving.schemas import MAX_BODY_BYTES
-from serving.security import ApiKeys
+from serving.security import is_loopback
 
 PAGE_FOLDER = Path(__file__).parent / "page"
 
 
+class Service(FastAPI):
+    """FastAPI inside layers that also see what it answers around its own middleware, such as 413 and 500."""
+
+    runtime: Runtime
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return RequestLog(SecurityHeaders(super().build_middleware_stack()), self.runtime.metrics)
+
+
 def create_app(runtime: Runtime) -> FastAPI:
     """The service. It owns `runtime` and closes it at the end."""
+    settings, metrics = runtime.settings, runtime.metrics
+    keys = KeyRing(runtime.workspace.api_keys, settings.api_keys, monotonic)
     served = ServedLog(runtime.workspace.served)
     feed = runtime.open_feed(served, lambda: secrets.randbits(63))
     intake = runtime.open_intake(served)
@@ -37,7 +52,7 @@ def create_app(runtime: Runtime) -> FastAPI:
         served.close()
         runtime.close()
 
-    app = FastAPI(
+    app = Service(
         title="Vitrine",
         version="1",
         summary="A ranked, personalised feed of posts, and the events that come back from it.",
@@ -53,10 +68,16 @@ def create_app(runtime: Runtime) -> FastAPI:
     app.mount("/static", StaticFiles(directory=PAGE_FOLDER), name="static")
     app.add_exception_handler(StoreUnavailableError, _unavailable)
     app.add_exception_handler(RequestValidationError, _malformed)
-    # Added last runs first: metrics see every answer, keys are asked for before a body is read.
-    app.add_middleware(KeyCheck, keys=ApiKeys(runtime.settings.api_keys))
-    app.add_middleware(SecurityHeaders)
-    app.add_middleware(RequestMetrics, metrics=runtime.metrics)
+    app.add_exception_handler(Exception, _broken)
+    app.runtime = runtime
+    # Added last runs first: keys are asked for before a body is read.
+    app.add_middleware(BodyNesting, metrics=metrics)
+    app.add_middleware(
+        CallerCheck, keys=keys, rate=settings.key_rate, is_loopback=is_loopback(settings.host), metrics=metrics
+    )
+    app.add_middleware(
+        TimeLimits, body_seconds=settings.body_seconds, answer_seconds=settings.answer_seconds, metrics=metrics
+    )
     return app
 
 
@@ -65,6 +86,11 @@ def _malformed(request: Request, error: Exception) -> Response:
     complaints = error.errors() if isinstance(error, RequestValidationError) else []
     detail = [{"type": c["type"], "loc": list(c["loc"]), "msg": c["msg"]} for c in complaints]
     return JSONResponse({"detail": detail}, status_code=422)
+
+
+def _broken(request: Request, error: Exception) -> Response:
+    detail = "this call broke something here; its request id finds it in the log"
+    return JSONResponse({"detail": detail}, status_code=500)
 
 
 def _unavailable(request: Request, error: Exception) -> Response:

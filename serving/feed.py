@@ -64,8 +64,8 @@ class Feed:
         self._new_id = new_id
 
     def page(self, wish: FeedRequest, cursor: str | None = None) -> Page:
-        """The next page. `wish.at`, its ids and exclusions are set here. Raises CursorError."""
-        request = replace(wish, at=self._clock.now(), request_id=self._new_id() & MAX_ID)
+        """The next page. `wish.at`, its exclusions and an id it does not bring are set here. Raises CursorError."""
+        request = replace(wish, at=self._clock.now(), request_id=wish.request_id or self._new_id() & MAX_ID)
         visit, offset = self._visit(request, cursor)
         with visit.lock:
             entries, end, degraded = self._cut(visit, offset, request)

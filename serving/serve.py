@@ -2,7 +2,9 @@
 
 import uvicorn
 
+from core.logs import logger
 from core.settings import Settings
+from serving.api_keys import read_keys
 from serving.app import create_app
 from serving.bootstrap import build_runtime
 from serving.security import require_keys_beyond_loopback
@@ -10,13 +12,20 @@ from serving.security import require_keys_beyond_loopback
 
 def serve(settings: Settings) -> None:
     """Serves until it is told to stop. Raises ConfigError before listening where keys are missing."""
-    require_keys_beyond_loopback(settings.host, settings.api_keys)
+    has_keys = bool(settings.api_keys or read_keys(settings.workspace.api_keys))
+    require_keys_beyond_loopback(settings.host, has_keys)
+    if not has_keys:
+        logger("serving").warning(
+            "no API keys: every program of this machine may read every feed and post events; "
+            "`python -m serving keys add NAME --role read` makes the first key, and from then on one is needed"
+        )
     app = create_app(build_runtime(settings))
     uvicorn.run(
         app,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
+        log_config=None,  # uvicorn's lines take the form of ours
         log_level=settings.log_level.lower(),
         access_log=False,  # a query string names users
         server_header=False,

@@ -15,6 +15,7 @@ from serving.bootstrap import Runtime, default_surface
 from serving.cursor import CursorError
 from serving.feed import Feed, Page, PagePost
 from serving.funnel.request import FeedRequest
+from serving.request_log import current_request_id
 from serving.schemas import (
     CursorText,
     ExternalId,
@@ -45,6 +46,7 @@ def feed_router(runtime: Runtime, feed: Feed, served: ServedLog) -> APIRouter:
             country=query.context.country,
             language=query.context.language,
             device=query.context.device,
+            request_id=current_request_id(),
         )
         try:
             page = feed.page(wish, query.cursor)
