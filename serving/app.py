@@ -16,7 +16,7 @@ from core.errors import StoreUnavailableError
 from events.served import ServedLog
 from serving.api_keys import KeyRing
 from serving.bootstrap import Runtime
-from serving.middleware import BodyNesting, CallerCheck, SecurityHeaders, TimeLimits
+from serving.middleware import BodyNesting, CallerCheck, SecurityHeaders
 from serving.request_log import RequestLog
 from serving.routes.events import events_router
 from serving.routes.feed import feed_router
@@ -24,6 +24,7 @@ from serving.routes.health import health_router
 from serving.routes.page import page_router
 from serving.schemas import MAX_BODY_BYTES
 from serving.security import is_loopback
+from serving.time_limits import TimeLimits
 
 PAGE_FOLDER = Path(__file__).parent / "page"
 

@@ -137,12 +137,14 @@ def build_runtime(
     workspace = settings.workspace
     spec = spec or load_spec(settings.funnel_spec)
     snapshot = load_snapshot(workspace)
-    parts = load_parts(workspace, snapshot.catalogue, reader)
+    parts = load_parts(workspace, snapshot.catalogue, reader, settings.bundle_key)
     for part, reason in parts.problems.items():
         if _uses(spec, _KIND_OF_PART[part]):
-            logger("serving").warning("part not loaded", part=part, reason=reason)
+            logger("serving").warning("part refused", part=part, stand_ins=parts.stand_ins, reason=reason)
     journal = Journal(workspace.journal)
     metrics = Metrics()
+    for kind in ("retrieval", "first_stage", "second_stage"):
+        metrics.part_missing(kind, _uses(spec, kind) and (kind not in parts.versions or kind in parts.stand_ins))
     feature_log = feature_log or FeatureLog.opened(settings, metrics.feature_rows)
     funnel = make_funnel(spec, snapshot, parts, journal, metrics, feature_log=feature_log)
     metrics.watch_cache("post_features", funnel.features.posts)

@@ -1,11 +1,10 @@
-"""What wraps every route, as plain ASGI: callers, limits on time and nesting, security headers."""
+"""What wraps every route, as plain ASGI: callers, nesting of bodies, security headers."""
 
-import asyncio
 import math
 from time import monotonic
 
+from fastapi import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -90,70 +89,6 @@ class BodyNesting:
             return message
 
         await self._app(scope, checked, send)
-
-
-class TimeLimits:
-    """Ends calls that take too long: 408 for a body that does not arrive, 503 for an answer that does not come.
-
-    Work that is under way cannot be stopped; what it would have answered is dropped.
-    """
-
-    def __init__(self, app: ASGIApp, body_seconds: float, answer_seconds: float, metrics: Metrics) -> None:
-        self._app = app
-        self._body_seconds = body_seconds
-        self._answer_seconds = answer_seconds
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        loop = asyncio.get_running_loop()
-        is_answered, is_expired, ending = False, False, None
-
-        async def first_send(message: Message) -> None:
-            nonlocal is_answered
-            if is_expired:
-                return
-            is_answered = True
-            timer.cancel()
-            await send(message)
-
-        def expire(status: int, reason: str, detail: str) -> None:
-            nonlocal is_expired, ending
-            if is_answered or is_expired:
-                return
-            is_expired = True
-            self._metrics.refused(reason)
-            headers = {"Retry-After": "1", "Connection": "close"}
-            refusal = JSONResponse({"detail": detail}, status_code=status, headers=headers)
-            ending = loop.create_task(refusal(scope, receive, send))
-
-        async def timed_receive() -> Message:
-            nonlocal timer
-            message = await receive()
-            if message["type"] == "http.request" and not message.get("more_body", False):
-                timer.cancel()
-                if not is_answered:
-                    timer = loop.call_later(
-                        self._answer_seconds, expire, 503, "answer_time", "the answer took too long"
-                    )
-            return message
-
-        timer = loop.call_later(self._body_seconds, expire, 408, "body_time", "the body did not arrive in time")
-        if not _has_body(scope):
-            timer.cancel()
-            timer = loop.call_later(self._answer_seconds, expire, 503, "answer_time", "the answer took too long")
-        try:
-            await self._app(scope, timed_receive, first_send)
-        finally:
-            timer.cancel()
-            if ending is not None:
-                await ending
-
-
-def _has_body(scope: Scope) -> bool:
-    return any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
 
 
 class SecurityHeaders:

@@ -185,6 +185,7 @@ class Readiness(BaseModel):
 
     is_ready: bool
     degraded: list[str]
+    stand_ins: list[str] = Field(description="Kinds of which an older version serves, the newest was refused.")
     spec_version: str
     model_versions: dict[str, str]
     snapshot_id: str

@@ -31,6 +31,7 @@ def health_router(runtime: Runtime) -> APIRouter:
         return Readiness(
             is_ready=True,
             degraded=degraded,
+            stand_ins=list(runtime.parts.stand_ins),
             spec_version=runtime.spec.version,
             model_versions=runtime.funnel.model_versions,
             snapshot_id=runtime.snapshot.snapshot_id,
