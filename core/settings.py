@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     answer_seconds: float = Field(
         15.0, gt=0, le=600, description="Longest wait for an answer once the body is there, in seconds; then 503."
     )
+    feature_seconds: float = Field(
+        0.5, gt=0, le=60, description="Longest wait of a feed for one answer of the feature store, in seconds."
+    )
     bundle_key: str | None = Field(
         None, description="Public key, as in signing.pub, that bundles must be signed with; unset: the workspace's."
     )

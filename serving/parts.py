@@ -79,12 +79,12 @@ def load_parts(
     )
 
 
-def open_reader(workspace: Workspace) -> FeatureReader:
-    """Feast's online store, or a reader that says why there is none."""
+def open_reader(workspace: Workspace, wait_seconds: float | None = None) -> FeatureReader:
+    """Feast's online store, or a reader that says why there is none. `wait_seconds`: longest wait for one answer."""
     from feature_repo.online import OnlineFeatures  # Feast takes seconds to import
 
     try:
-        return OnlineFeatures(workspace)
+        return OnlineFeatures(workspace, wait_seconds)
     except VitrineError as error:
         logger("serving").warning("feature store not opened", reason=str(error))
         return BrokenReader(error)

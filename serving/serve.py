@@ -1,5 +1,7 @@
 """Runs the service with uvicorn."""
 
+from time import monotonic
+
 import uvicorn
 
 from core.logs import logger
@@ -7,6 +9,8 @@ from core.settings import Settings
 from serving.api_keys import read_keys
 from serving.app import create_app
 from serving.bootstrap import build_runtime
+from serving.feature_guard import GuardedReader
+from serving.parts import open_reader
 from serving.security import require_keys_beyond_loopback
 
 
@@ -19,7 +23,8 @@ def serve(settings: Settings) -> None:
             "no API keys: every program of this machine may read every feed and post events; "
             "`python -m serving keys add NAME --role read` makes the first key, and from then on one is needed"
         )
-    app = create_app(build_runtime(settings))
+    reader = GuardedReader(open_reader(settings.workspace, settings.feature_seconds), monotonic)
+    app = create_app(build_runtime(settings, reader=reader))
     uvicorn.run(
         app,
         host=settings.host,

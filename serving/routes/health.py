@@ -28,6 +28,8 @@ def health_router(runtime: Runtime) -> APIRouter:
             runtime.parts.reader.read("user", np.zeros(1, dtype=np.int64), ("user_profile",))
         except VitrineError:
             degraded.append("features")
+        if runtime.journal.is_failing:
+            degraded.append("journal")
         return Readiness(
             is_ready=True,
             degraded=degraded,
