@@ -10,12 +10,16 @@ from serving.api_keys import read_keys
 from serving.app import create_app
 from serving.bootstrap import build_runtime
 from serving.feature_guard import GuardedReader
+from serving.funnel.ports import FeatureReader
 from serving.parts import open_reader
 from serving.security import require_keys_beyond_loopback
 
 
-def serve(settings: Settings) -> None:
-    """Serves until it is told to stop. Raises ConfigError before listening where keys are missing."""
+def serve(settings: Settings, reader: FeatureReader | None = None) -> None:
+    """Serves until it is told to stop. Raises ConfigError before listening where keys are missing.
+
+    `reader`: another feature store than the workspace's.
+    """
     has_keys = bool(settings.api_keys or read_keys(settings.workspace.api_keys))
     require_keys_beyond_loopback(settings.host, has_keys)
     if not has_keys:
@@ -23,8 +27,8 @@ def serve(settings: Settings) -> None:
             "no API keys: every program of this machine may read every feed and post events; "
             "`python -m serving keys add NAME --role read` makes the first key, and from then on one is needed"
         )
-    reader = GuardedReader(open_reader(settings.workspace, settings.feature_seconds), monotonic)
-    app = create_app(build_runtime(settings, reader=reader))
+    reader = reader or open_reader(settings.workspace, settings.feature_seconds)
+    app = create_app(build_runtime(settings, reader=GuardedReader(reader, monotonic)))
     uvicorn.run(
         app,
         host=settings.host,

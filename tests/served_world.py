@@ -32,6 +32,17 @@ from tests.serving_fakes import AS_OF, NUM_USERS, FakeReader, make_settings, mak
 from training.sign import sign_champions
 
 START_SECONDS = 120
+WITHOUT_STORE = """
+import sys
+from core.errors import StoreUnavailableError
+from core.logs import configure_logs
+from core.settings import Settings
+from serving.parts import BrokenReader
+from serving.serve import serve
+settings = Settings(port=int(sys.argv[1]))
+configure_logs(settings.log_level, settings.log_format)
+serve(settings, BrokenReader(StoreUnavailableError("no feature store in this test")))
+"""
 TOWERS = TowerConfig(dim=8, hidden=(8,))
 FEATURES = (
     Feature("user_history__history_kinds", "user", "sequence", table="kind", num_rows=16, dim=4, length=10),
@@ -135,9 +146,13 @@ def _some_columns() -> dict[str, np.ndarray]:
 class ServerProcess:
     """`python -m serving serve` with its output in a file; started and killed as often as wanted on one port."""
 
-    def __init__(self, settings: Settings, **variables: str) -> None:
+    def __init__(self, settings: Settings, *, has_store: bool = True, **variables: str) -> None:
+        """Without a feature store it starts in a third of the time."""
         self.settings = settings
-        self.url = f"http://127.0.0.1:{free_ports(1)[0]}"
+        port = str(free_ports(1)[0])
+        command = ["-m", "serving", "serve", "--port", port] if has_store else ["-c", WITHOUT_STORE, port]
+        self._command = [sys.executable, *command]
+        self.url = f"http://127.0.0.1:{port}"
         self.output = settings.workspace.root.parent / "server.log"
         self._variables = {
             **os.environ, "VITRINE_VAR_DIR": str(settings.var_dir), "VITRINE_NUM_THREADS": "1", **variables,
@@ -146,9 +161,8 @@ class ServerProcess:
 
     def start(self, **options: object) -> "ServerProcess":
         """Returns when it answers; `options` go to Popen."""
-        command = [sys.executable, "-m", "serving", "serve", "--port", self.url.rsplit(":", 1)[1]]
         with self.output.open("ab") as output:
-            self.process = subprocess.Popen(command, env=self._variables, stdout=output, stderr=output, **options)
+            self.process = subprocess.Popen(self._command, env=self._variables, stdout=output, stderr=output, **options)
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             try:

@@ -12,7 +12,6 @@ import pytest
 
 from events.journal import Journal
 from serving.snapshot import save_snapshot
-from tests.redis_servers import free_ports
 from tests.served_world import ServerProcess
 from tests.serving_fakes import make_settings, make_snapshot
 
@@ -21,7 +20,7 @@ from tests.serving_fakes import make_settings, make_snapshot
 def server(tmp_path):
     settings = make_settings(tmp_path)
     save_snapshot(settings.workspace, make_snapshot())
-    server = ServerProcess(settings, VITRINE_REDIS_URL=f"redis://127.0.0.1:{free_ports(1)[0]}/0")
+    server = ServerProcess(settings, has_store=False)
     yield server
     server.kill()
 
