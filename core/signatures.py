@@ -44,7 +44,7 @@ def verify_folder(folder: Path, key: Ed25519PublicKey) -> dict[str, object]:
         kept = json.loads((folder / SIGNATURE).read_text())
         signature, made_by = base64.b64decode(kept["signature"], validate=True), str(kept["key_id"])
     except FileNotFoundError as error:
-        raise BundleError(f"{folder} is not signed; {again}") from error
+        raise BundleError(f"{folder} {'is not signed' if folder.exists() else 'is not there'}; {again}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{folder / SIGNATURE} is not a signature ({error!r}); {again}") from error
     try:
