@@ -13,7 +13,7 @@ from core.workspace import Workspace
 class Settings(BaseSettings):
     """What the environment decides. Every field reads `VITRINE_<NAME>`; secrets never print."""
 
-    model_config = SettingsConfigDict(env_prefix="VITRINE_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="VITRINE_", frozen=True, extra="ignore", populate_by_name=True)
 
     var_dir: Path = Field(Path("var"), description="Folder under which every dataset keeps its workspace.")
     dataset: str = Field(
@@ -65,6 +65,11 @@ class Settings(BaseSettings):
         ge=0,
         le=1,
         description="Share of rankings whose features are kept for `make skew`; 0 keeps none.",
+    )
+    otel_traces_exporter: Literal["none", "otlp", "console"] = Field(
+        "none",
+        validation_alias="OTEL_TRACES_EXPORTER",
+        description="Where traces go; the SDK reads the other OTEL_ variables. Stands for itself, without VITRINE_.",
     )
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="Log lines as JSON or for people; auto is for people where stderr is a terminal."

@@ -25,6 +25,7 @@ from serving.routes.page import page_router
 from serving.schemas import MAX_BODY_BYTES
 from serving.security import is_loopback
 from serving.time_limits import TimeLimits
+from serving.tracing import TracedCalls
 
 PAGE_FOLDER = Path(__file__).parent / "page"
 
@@ -35,7 +36,8 @@ class Service(FastAPI):
     runtime: Runtime
 
     def build_middleware_stack(self) -> ASGIApp:
-        return RequestLog(SecurityHeaders(super().build_middleware_stack()), self.runtime.metrics)
+        app = RequestLog(SecurityHeaders(super().build_middleware_stack()), self.runtime.metrics)
+        return app if self.runtime.tracing is None else TracedCalls(app, self.runtime.tracing.tracer)
 
 
 def create_app(runtime: Runtime) -> FastAPI:

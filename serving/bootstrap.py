@@ -42,6 +42,7 @@ from serving.spec import (
     TwoTowerSpec,
 )
 from serving.spec_file import load_spec
+from serving.tracing import TracedStages, Tracing, open_tracing
 from serving.visits import Visits
 
 
@@ -59,6 +60,7 @@ class Runtime:
     metrics: Metrics
     funnel: Funnel
     feature_log: FeatureLog | None = None
+    tracing: Tracing | None = None
 
     def funnel_for(
         self,
@@ -117,6 +119,8 @@ class Runtime:
         """Closes what this process holds open and writes what it has kept."""
         if self.feature_log is not None:
             self.feature_log.close()
+        if self.tracing is not None:
+            self.tracing.close()
         self.journal.close()
 
 
@@ -146,12 +150,14 @@ def build_runtime(
     for kind in ("retrieval", "first_stage", "second_stage"):
         metrics.part_missing(kind, _uses(spec, kind) and (kind not in parts.versions or kind in parts.stand_ins))
     feature_log = feature_log or FeatureLog.opened(settings, metrics.feature_rows)
-    funnel = make_funnel(spec, snapshot, parts, journal, metrics, feature_log=feature_log)
+    tracing = open_tracing(settings)
+    observer = TracedStages(metrics, tracing.tracer) if tracing else metrics
+    funnel = make_funnel(spec, snapshot, parts, journal, observer, feature_log=feature_log)
     metrics.watch_cache("post_features", funnel.features.posts)
     metrics.watch_cache("creator_features", funnel.features.creators)
     return Runtime(
         settings, workspace, clock or workspace.clock(settings.clock), spec, snapshot, parts, journal, metrics, funnel,
-        feature_log,
+        feature_log, tracing,
     )  # fmt: skip
 
 
