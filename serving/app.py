@@ -22,7 +22,7 @@ from serving.routes.events import events_router
 from serving.routes.feed import feed_router
 from serving.routes.health import health_router
 from serving.routes.page import page_router
-from serving.schemas import MAX_BODY_BYTES
+from serving.schemas import MAX_BODY_BYTES, writable
 from serving.security import is_loopback
 from serving.time_limits import TimeLimits
 from serving.tracing import TracedCalls
@@ -87,7 +87,10 @@ def create_app(runtime: Runtime) -> FastAPI:
 def _malformed(request: Request, error: Exception) -> Response:
     """422 with the field and what was expected; what was sent is not echoed, it may be huge or not JSON."""
     complaints = error.errors() if isinstance(error, RequestValidationError) else []
-    detail = [{"type": c["type"], "loc": list(c["loc"]), "msg": c["msg"]} for c in complaints]
+    detail = [
+        {"type": c["type"], "loc": [writable(p) if isinstance(p, str) else p for p in c["loc"]], "msg": c["msg"]}
+        for c in complaints
+    ]
     return JSONResponse({"detail": detail}, status_code=422)
 
 

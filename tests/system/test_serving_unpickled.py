@@ -12,29 +12,20 @@ from tests.served_world import fill_redis, make_world
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Feast's imports
 
 SCRIPT = """
-import _pickle, pickle, sys
+import _pickle, io, pickle, sys
+import dill
 
 def refuse(*_, **__):
     raise AssertionError("something unpickles")
 
-class Refused:
-    def __init__(self, *_, **__):
-        refuse()
-
-for module in (pickle, _pickle):
-    module.load = module.loads = refuse
-    module.Unpickler = Refused
-pickle._load = pickle._loads = refuse
-
 class Unpickler(pickle._Unpickler):  # libraries derive theirs from it, and may; reading with it is what is refused
-    def load(self):
-        refuse()
+    load = refuse
 
-pickle._Unpickler = Unpickler
-import dill
-
-dill.load = dill.loads = dill._dill.load = dill._dill.loads = refuse
-for way in (lambda: pickle.loads(b"N."), lambda: pickle.Unpickler(None), lambda: dill.loads(b"N.")):
+pickle.Unpickler = pickle._Unpickler = _pickle.Unpickler = dill.Unpickler = dill._dill.Unpickler = Unpickler
+for module in (pickle, _pickle, dill, dill._dill):
+    module.load = module.loads = refuse
+pickle._load = pickle._loads = refuse
+for way in (lambda: pickle.loads(b"N."), lambda: pickle.Unpickler(io.BytesIO(b"N.")).load(), lambda: dill.loads(b"N.")):
     try:
         way()
     except AssertionError:
