@@ -6,9 +6,8 @@ Everything else (headers, sampler, service name, batch sizes, OTEL_SDK_DISABLED)
 traces are off nothing here is imported and the funnel has no second observer.
 """
 
-from contextlib import AbstractContextManager
 from time import perf_counter
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,19 +17,15 @@ from core.settings import Settings
 from serving.funnel.ports import Observer
 from serving.funnel.request import StageReport
 
-
-class Tracer(Protocol):
-    """What of an OpenTelemetry tracer is used here."""
-
-    def start_span(self, name: str, **options: Any) -> Any: ...
-
-    def start_as_current_span(self, name: str, **options: Any) -> AbstractContextManager[Any]: ...
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Tracer
 
 
 class Tracing:
     """One process's tracer and where its spans go."""
 
-    def __init__(self, tracer: Tracer, provider: Any) -> None:
+    def __init__(self, tracer: "Tracer", provider: "TracerProvider") -> None:
         self.tracer = tracer
         self._provider = provider
 
@@ -63,7 +58,7 @@ def open_tracing(settings: Settings) -> Tracing | None:
 class TracedStages:
     """Tells `observer` everything and makes a span of each stage, below the span of the call."""
 
-    def __init__(self, observer: Observer, tracer: Tracer) -> None:
+    def __init__(self, observer: Observer, tracer: "Tracer") -> None:
         self._observer = observer
         self._tracer = tracer
 
@@ -90,7 +85,7 @@ class TracedStages:
 class TracedCalls:
     """A server span around every call, continuing the trace that the client names in `traceparent`."""
 
-    def __init__(self, app: ASGIApp, tracer: Tracer) -> None:
+    def __init__(self, app: ASGIApp, tracer: "Tracer") -> None:
         self._app = app
         self._tracer = tracer
 
@@ -102,8 +97,9 @@ class TracedCalls:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         context = TraceContextTextMapPropagator().extract(dict(Headers(scope=scope)))
-        options = {"context": context, "kind": SpanKind.SERVER, "record_exception": False}
-        with self._tracer.start_as_current_span("call", **options) as span:
+        with self._tracer.start_as_current_span(
+            "call", context=context, kind=SpanKind.SERVER, record_exception=False
+        ) as span:
 
             async def noted(message: Message) -> None:
                 if message["type"] == "http.response.start":
