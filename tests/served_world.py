@@ -32,16 +32,25 @@ from tests.serving_fakes import AS_OF, NUM_USERS, FakeReader, make_settings, mak
 from training.sign import sign_champions
 
 START_SECONDS = 120
-WITHOUT_STORE = """
-import sys
+FORKS = """
+import os, signal, sys
+import faiss, torch
 from core.errors import StoreUnavailableError
 from core.logs import configure_logs
 from core.settings import Settings
 from serving.parts import BrokenReader
 from serving.serve import serve
-settings = Settings(port=int(sys.argv[1]))
-configure_logs(settings.log_level, settings.log_format)
-serve(settings, BrokenReader(StoreUnavailableError("no feature store in this test")))
+
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for _ in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        sys.stdin.close()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        settings = Settings()
+        configure_logs(settings.log_level, settings.log_format)
+        serve(settings, BrokenReader(StoreUnavailableError("no feature store in this test")))
+    print(pid, flush=True)
 """
 TOWERS = TowerConfig(dim=8, hidden=(8,))
 FEATURES = (
@@ -144,39 +153,77 @@ def _some_columns() -> dict[str, np.ndarray]:
 
 
 class ServerProcess:
-    """`python -m serving serve` with its output in a file; started and killed as often as wanted on one port."""
+    """`python -m serving serve` with its output in a file."""
 
-    def __init__(self, settings: Settings, *, has_store: bool = True, **variables: str) -> None:
-        """Without a feature store it starts in a third of the time."""
+    def __init__(self, settings: Settings, **variables: str) -> None:
         self.settings = settings
+        self.pid = 0
         port = str(free_ports(1)[0])
-        command = ["-m", "serving", "serve", "--port", port] if has_store else ["-c", WITHOUT_STORE, port]
-        self._command = [sys.executable, *command]
         self.url = f"http://127.0.0.1:{port}"
         self.output = settings.workspace.root.parent / "server.log"
         self._variables = {
-            **os.environ, "VITRINE_VAR_DIR": str(settings.var_dir), "VITRINE_NUM_THREADS": "1", **variables,
+            **os.environ, "VITRINE_VAR_DIR": str(settings.var_dir), "VITRINE_NUM_THREADS": "1", "VITRINE_PORT": port,
+            **variables,
         }  # fmt: skip
-        self.process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[str] | None = None
 
-    def start(self, **options: object) -> "ServerProcess":
-        """Returns when it answers; `options` go to Popen."""
-        with self.output.open("ab") as output:
-            self.process = subprocess.Popen(self._command, env=self._variables, stdout=output, stderr=output, **options)
+    def start(self) -> "ServerProcess":
+        """Returns when it answers."""
+        self._process = self._run("-m", "serving", "serve")
+        self.pid = self._process.pid
+        self._wait()
+        return self
+
+    def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(how)
+            self._process.wait(30)
+
+    def _run(self, *command: str, **pipes: int) -> "subprocess.Popen[str]":
+        with self.output.open("a") as output:
+            options = {"stdout": output, "stderr": output, "env": self._variables, "text": True, **pipes}
+            return subprocess.Popen([sys.executable, *command], **options)
+
+    def _wait(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             try:
                 if httpx.get(f"{self.url}/healthz").status_code == 200:
-                    return self
+                    return
             except httpx.TransportError:
-                assert self.process.poll() is None, self.output.read_text()[-3000:]
-                time.sleep(0.05)
+                assert self._process.poll() is None, self.output.read_text()[-3000:]
+                time.sleep(0.02)
         raise AssertionError("the server did not start")
 
+
+class ForkedServer(ServerProcess):
+    """A server without a feature store that is forked from a process with everything imported, so that it can be
+    killed and started a hundred times."""
+
+    def start(self) -> "ForkedServer":
+        if self._process is None:
+            self._process = self._run("-c", FORKS, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._process.stdin.write("start\n")
+        self._process.stdin.flush()
+        self.pid = int(self._process.stdout.readline())
+        self._wait()
+        return self
+
     def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(how)
-            self.process.wait(30)
+        os.kill(self.pid, how)
+        deadline = time.monotonic() + 30
+        while Path(f"/proc/{self.pid}").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        """Ends the process that forks, and the server."""
+        if self._process is not None:
+            self._process.stdin.close()
+            self._process.stdout.close()
+            self._process.wait(30)
+        if Path(f"/proc/{self.pid}").exists():
+            self.kill()
 
 
 @contextmanager

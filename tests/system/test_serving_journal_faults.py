@@ -12,7 +12,7 @@ import pytest
 
 from events.journal import Journal
 from serving.snapshot import save_snapshot
-from tests.served_world import ServerProcess
+from tests.served_world import ForkedServer
 from tests.serving_fakes import make_settings, make_snapshot
 
 
@@ -20,9 +20,9 @@ from tests.serving_fakes import make_settings, make_snapshot
 def server(tmp_path):
     settings = make_settings(tmp_path)
     save_snapshot(settings.workspace, make_snapshot())
-    server = ServerProcess(settings, has_store=False)
+    server = ForkedServer(settings)
     yield server
-    server.kill()
+    server.close()
 
 
 def event(event_id, number):
@@ -101,7 +101,7 @@ def test_kill_9_while_events_come_in_loses_and_doubles_none(server, num_kills):
 
 def test_a_disk_that_takes_nothing_more_is_a_503_for_events_while_feeds_go_on(server):
     server.start()
-    pid, size = server.process.pid, server.settings.workspace.journal.stat().st_size
+    pid, size = server.pid, server.settings.workspace.journal.stat().st_size
     acknowledged, number = set(), 0
 
     def post():
