@@ -238,6 +238,10 @@ test: $(VENV)/.installed-dev ## the whole default suite
 test-long: $(VENV)/.installed-dev ## the tests that take minutes
 	$(BIN)/pytest -q -m long
 
+.PHONY: test-system
+test-system: $(VENV)/.installed-dev ## whole processes under faults, kill -9 and made-up calls (half an hour)
+	$(BIN)/pytest -q -m "long or not long" tests/system
+
 .PHONY: bench
 bench: $(VENV)/.installed-dev ## speed and memory beside the stock way and the bare floor (QUICK=--quick)
 	$(PY) -m benchmarks.online_read $(QUICK)

@@ -7,6 +7,9 @@ var/<dataset>/
   journal.db        events and writes that came over HTTP, durable before they are acknowledged
   explanations.db   why each served post was where it was, bounded in age and size
   precomputed/      slates for chosen users, served at overload and when ranking is down
+  served.db         pages as they were served
+  api_keys.json     hashes of the keys that may call the server
+  signing.key, signing.pub   what bundles and indexes are signed with, and checked by
   served_features/  what the second stage was fed for sampled requests, Parquet, a week of it
   data/             Feast's own: registry.db, features/<view>/, redis/; feature_state/ for the next build
   training_sets/    point-in-time joined examples, by name
@@ -94,6 +97,18 @@ class Workspace:
     @property
     def cursor_secret(self) -> Path:
         return self.root / "cursor.secret"
+
+    @property
+    def api_keys(self) -> Path:
+        return self.root / "api_keys.json"
+
+    @property
+    def signing_key(self) -> Path:
+        return self.root / "signing.key"
+
+    @property
+    def verify_key(self) -> Path:
+        return self.root / "signing.pub"
 
     @property
     def data(self) -> Path:

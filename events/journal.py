@@ -182,6 +182,8 @@ class Journal:
         self.path = path
         self._writing = threading.Lock()
         self._reading = threading.Lock()
+        self.is_failing = False
+        """Whether the last `append` could not keep its events."""
         with mapped_errors("journal", self.path):
             self._writer = self._connect()
             self._writer.executescript(_SCHEMA)
@@ -194,6 +196,7 @@ class Journal:
         """What of the batch is new. All of it is on disk when this returns; nothing of it when this raises."""
         rows = [_to_row(event) for event in events]
         with self._writing, mapped_errors("journal", self.path):
+            self.is_failing = True
             before = self._writer.total_changes
             self._writer.execute("BEGIN IMMEDIATE")
             try:
@@ -204,6 +207,7 @@ class Journal:
                     self._writer.execute("ROLLBACK")
                 raise
             accepted = self._writer.total_changes - before
+            self.is_failing = False
         return JournalReport(accepted, len(rows) - accepted)
 
     def user_controls(self, user_id: int) -> UserControls:

@@ -172,8 +172,21 @@ def _inverted_file(vectors_ND: NDArray[np.float32], lists: int, num_probes: int)
 
 
 def publish_index(root: Path, index_id: str) -> None:
-    """Makes `index_id` the one that serves, in one step."""
-    write_atomically(root / "champion.json", json.dumps({"index_id": index_id}))
+    """Makes `index_id` the one that serves, in one step, and keeps the name of the one before it."""
+    pointer = root / "champion.json"
+    write_atomically(
+        pointer, json.dumps({"index_id": index_id, "previous": previous_name(pointer, "index_id", index_id)})
+    )
+
+
+def previous_name(pointer: Path, key: str, name: str) -> str | None:
+    """What `pointer` named before `name`, None where it named nothing else."""
+    try:
+        named = json.loads(pointer.read_text())
+        before = named[key] if named[key] != name else named.get("previous")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return None if before is None else str(before)
 
 
 def champion_index(root: Path) -> Path:

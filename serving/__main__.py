@@ -11,8 +11,10 @@ from rich.console import Console
 from core.errors import VitrineError
 from core.logs import configure_logs
 from core.settings import Settings
+from serving.key_commands import keys
 
 app = typer.Typer(help="What the user gets: snapshot, candidates for training, the HTTP service.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
 console = Console(stderr=True)
 
 
@@ -176,7 +178,7 @@ def serve(
 
     given = {name: value for name, value in (("port", port), ("host", host)) if value is not None}
     settings = Settings().model_copy(update=given)
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, settings.log_format)
     console.print(f"feed and page on http://{settings.host}:{settings.port}/ (stop with Ctrl-C)")
     run(settings)
 

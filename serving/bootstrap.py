@@ -54,6 +54,7 @@ from serving.spec import (
     TwoTowerSpec,
 )
 from serving.spec_file import DEFAULT_SPEC, load_specs
+from serving.tracing import TracedStages, Tracing, open_tracing
 from serving.visits import Visits
 
 
@@ -73,6 +74,7 @@ class Runtime:
     pool: SourcePool | None = None
     feature_log: FeatureLog | None = None
     live: Live | None = None
+    tracing: Tracing | None = None
 
     @property
     def funnel(self) -> Funnel:
@@ -89,6 +91,11 @@ class Runtime:
         """What the funnels are built of as of now."""
         return self.funnels.current.parts
 
+    @property
+    def observer(self) -> Observer:
+        """What stages report to: the metrics, and traces where they are wanted."""
+        return _observer(self.metrics, self.tracing)
+
     def funnel_for(
         self,
         spec: FunnelSpec,
@@ -104,7 +111,7 @@ class Runtime:
         `features`: those of another funnel, to share what it has read.
         """
         return make_funnel(
-            spec, self.snapshot, self.parts, self.journal, observer or self.metrics,
+            spec, self.snapshot, self.parts, self.journal, observer or self.observer,
             first_stage=first_stage, second_stage=second_stage, features=features, seed=seed,
         )  # fmt: skip
 
@@ -121,8 +128,12 @@ class Runtime:
                 missing["second_stage"] = None
         return tuple(missing)
 
-    def watch_caches(self, funnels: FunnelSet) -> None:
-        """Points the metrics of the caches at those of the default surface."""
+    def watch(self, funnels: FunnelSet) -> None:
+        """Points the metrics of the caches at those of the default surface, and notes which parts are missing."""
+        for kind in ("retrieval", "first_stage", "second_stage"):
+            is_used = any(_uses(spec, kind) for spec in funnels.specs.values())
+            has_own = kind in funnels.parts.versions and kind not in funnels.parts.stand_ins
+            self.metrics.part_missing(kind, is_used and not has_own)
         self.metrics.watch_cache("post_features", funnels.default.features.posts.counts)
         self.metrics.watch_cache("creator_features", funnels.default.features.creators.counts)
         self.metrics.watch_cache("eligibility", funnels.default.eligibility_counts)
@@ -130,7 +141,7 @@ class Runtime:
     def renewed(self, specs: Mapping[str, FunnelSpec], parts: Parts) -> FunnelSet:
         """Funnels for newer specs or parts, warm and ready to take over."""
         funnels = build_funnels(
-            specs, self.snapshot, parts, self.journal, self.metrics, self.feature_log, self.pool, self.funnels.current
+            specs, self.snapshot, parts, self.journal, self.observer, self.feature_log, self.pool, self.funnels.current
         )
         self.warm_up(funnels)
         return funnels
@@ -191,6 +202,8 @@ class Runtime:
             self.live.tail.stop()
         if self.feature_log is not None:
             self.feature_log.close()
+        if self.tracing is not None:
+            self.tracing.close()
         self.journal.close()
 
 
@@ -219,32 +232,37 @@ def build_runtime(
     snapshot = load_snapshot(workspace)
     if is_live:
         snapshot = LiveSnapshot(snapshot)
-    parts = parts_for(workspace, snapshot, reader)
+    parts = parts_for(settings, snapshot, reader)
     for part, reason in parts.problems.items():
         if any(_uses(used, _KIND_OF_PART[part]) for used in specs.values()):
-            logger("serving").warning("part not loaded", part=part, reason=reason)
+            logger("serving").warning("part refused", part=part, stand_ins=parts.stand_ins, reason=reason)
     journal = Journal(workspace.journal)
     metrics = Metrics()
     feature_log = feature_log or FeatureLog.opened(settings, metrics.feature_rows)
     pool = None if is_patient else SourcePool()
+    tracing = open_tracing(settings)
     clock = clock or workspace.clock(settings.clock)
-    funnels = build_funnels(specs, snapshot, parts, journal, metrics, feature_log, pool)
+    funnels = build_funnels(specs, snapshot, parts, journal, _observer(metrics, tracing), feature_log, pool)
     live = go_live(snapshot, journal, clock, funnels) if isinstance(snapshot, LiveSnapshot) else None
     runtime = Runtime(
         settings, workspace, clock, snapshot, journal, metrics,
-        ServingFunnels(funnels, started_from), spec_path, pool, feature_log, live,
+        ServingFunnels(funnels, started_from), spec_path, pool, feature_log, live, tracing,
     )  # fmt: skip
-    runtime.watch_caches(funnels)
-    runtime.funnels.followers.append(runtime.watch_caches)
+    runtime.watch(funnels)
+    runtime.funnels.followers.append(runtime.watch)
     if live is not None:
         runtime.funnels.followers.append(live.follow)
     return runtime
 
 
-def parts_for(workspace: Workspace, snapshot: Snapshot, reader: FeatureReader | None = None) -> Parts:
+def _observer(metrics: Metrics, tracing: Tracing | None) -> Observer:
+    return TracedStages(metrics, tracing.tracer) if tracing else metrics
+
+
+def parts_for(settings: Settings, snapshot: Snapshot, reader: FeatureReader | None = None) -> Parts:
     """The parts as the workspace has them now, at the start and for every exchange."""
     stored = reader.stored if isinstance(reader, LiveReader) else reader
-    parts = load_parts(workspace, snapshot.catalogue, stored)
+    parts = load_parts(settings.workspace, snapshot.catalogue, stored, settings.bundle_key)
     return live_parts(parts, snapshot) if isinstance(snapshot, LiveSnapshot) else parts
 
 

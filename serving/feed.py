@@ -59,11 +59,11 @@ class Feed:
         self._new_id = new_id
 
     def page(self, wish: FeedRequest, cursor: str | None = None, *, may_rank: bool = True) -> Page:
-        """The next page. `wish.at`, its ids and exclusions are set here. Raises CursorError.
+        """The next page. `wish.at`, its exclusions and an id it does not bring are set here. Raises CursorError.
 
         Without `may_rank` the funnel does not run: what is not held already comes from the reserve.
         """
-        request = replace(wish, at=self._clock.now(), request_id=self._new_id() & MAX_ID)
+        request = replace(wish, at=self._clock.now(), request_id=wish.request_id or self._id())
         funnel = self._funnels.current.of(request.surface)
         visit, offset = self._visit(request, cursor)
         with visit.lock:

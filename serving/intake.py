@@ -14,7 +14,7 @@ from core.ids import internal_id, request_id_number
 from events.journal import IMPRESSION, UNBLOCK, UNFOLLOW, Journal, JournalEvent
 from events.served import ServedLog, ServedPage
 from serving.metrics import Metrics
-from serving.schemas import EventIn, Refusal
+from serving.schemas import EventIn, Refusal, writable
 from serving.snapshot import UNKNOWN, Catalogue
 
 FUTURE_TOLERANCE = timedelta(minutes=5)
@@ -73,7 +73,7 @@ class Intake:
                 events.append(self._event(EventIn.model_validate(raw), now, pages))
             except ValidationError as error:
                 first = error.errors(include_url=False, include_context=False)[0]
-                field = ".".join(str(part) for part in first["loc"])
+                field = writable(".".join(str(part) for part in first["loc"]))
                 refused.append(Refusal(index=place, event_id=_id_of(raw), field=field, reason=first["msg"]))
             except _RefusedError as error:
                 refused.append(Refusal(index=place, event_id=_id_of(raw), field=error.field, reason=error.reason))
@@ -186,4 +186,4 @@ class Intake:
 
 def _id_of(raw: Any) -> str | None:
     given = raw.get("event_id") if isinstance(raw, dict) else None
-    return given[:128] if isinstance(given, str) else None
+    return writable(given[:128]) if isinstance(given, str) else None

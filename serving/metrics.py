@@ -1,6 +1,7 @@
 """Prometheus metrics of one process; labels are few and never ids."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily
@@ -22,6 +23,13 @@ class Metrics:
         self._http = Counter("vitrine_http_requests", "HTTP requests", ("route", "method", "status"), registry=r)
         self._http_seconds = Histogram(
             "vitrine_http_seconds", "Time to answer, seconds", ("route",), buckets=_LATENCIES, registry=r
+        )
+        self._in_flight = Gauge("vitrine_http_in_flight", "HTTP requests that are being answered", registry=r)
+        self._refused = Counter(
+            "vitrine_refused", "HTTP requests refused before they reached a route, by what for", ("reason",), registry=r
+        )
+        self._part_missing = Gauge(
+            "vitrine_part_missing", "1 while a part is not loaded or an older one stands in", ("part",), registry=r
         )
         self._stage_seconds = Histogram(
             "vitrine_stage_seconds", "Time in a funnel stage, seconds", ("stage",), buckets=_LATENCIES, registry=r
@@ -83,6 +91,23 @@ class Metrics:
         self._http.labels(route, method, str(status)).inc()
         self._http_seconds.labels(route).observe(seconds)
 
+    @contextmanager
+    def in_flight(self) -> Iterator[None]:
+        """Counts a request while the block runs."""
+        self._in_flight.inc()
+        try:
+            yield
+        finally:
+            self._in_flight.dec()
+
+    def refused(self, reason: str) -> None:
+        """Counts a request that did not reach a route."""
+        self._refused.labels(reason).inc()
+
+    def part_missing(self, part: str, is_missing: bool) -> None:
+        """Notes whether the process does without a part, or with an older one than it should have."""
+        self._part_missing.labels(part).set(is_missing)
+
     def cache(self, name: str, is_hit: bool) -> None:
         """Counts one lookup."""
         counts = self.caches[name]
@@ -126,10 +151,18 @@ class _CacheLookups(Collector):
     def __init__(self, caches: Mapping[str, CacheCounts]) -> None:
         self._caches = caches
 
+    def describe(self) -> Iterator[CounterMetricFamily]:
+        """The family without its samples."""
+        yield self._family()
+
     def collect(self) -> Iterator[CounterMetricFamily]:
         """Counters by cache and outcome."""
-        family = CounterMetricFamily("vitrine_cache_requests", "Lookups in a cache", labels=("cache", "outcome"))
+        family = self._family()
         for name, counts in tuple(self._caches.items()):
             family.add_metric((name, "hit"), counts.num_hits)
             family.add_metric((name, "miss"), counts.num_asked - counts.num_hits)
         yield family
+
+    @staticmethod
+    def _family() -> CounterMetricFamily:
+        return CounterMetricFamily("vitrine_cache_requests", "Lookups in a cache", labels=("cache", "outcome"))

@@ -65,7 +65,7 @@ class Reloader:
     def _parts(self, before: Parts) -> Parts:
         """The parts to serve with: the newer ones where they bring no new problem."""
         runtime = self._runtime
-        parts = parts_for(runtime.workspace, runtime.snapshot, before.reader)
+        parts = parts_for(runtime.settings, runtime.snapshot, before.reader)
         worse = sorted(parts.problems.keys() - before.problems.keys())
         self._funnels.models_refused = tuple(worse)
         for part in worse:

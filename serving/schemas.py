@@ -19,6 +19,11 @@ Limit = Annotated[int, Field(ge=1, le=MAX_PAGE, description="Posts on the page."
 CursorText = Annotated[str, Field(min_length=1, max_length=256, description="next_cursor of the page before.")]
 
 
+def writable(text: str) -> str:
+    """The text with what UTF-8 cannot hold replaced: JSON may name half of a surrogate pair."""
+    return text.encode(errors="replace").decode()
+
+
 class Given(BaseModel):
     """What a client sends: an unknown key is an error."""
 
@@ -176,7 +181,7 @@ class CacheReply(BaseModel):
 class EventIn(Given):
     """One thing a user saw or did."""
 
-    event_id: str = Field(min_length=1, max_length=128, description="Your own; the same id counts once.")
+    event_id: ExternalId = Field(description="Your own; the same id counts once.")
     kind: Literal[JOURNAL_KINDS]  # type: ignore[valid-type]
     user_id: ExternalId
     post_id: ExternalId | None = None
@@ -184,7 +189,7 @@ class EventIn(Given):
     request_id: RequestIdText | None = Field(
         default=None, description="request_id of the feed reply that showed the post."
     )
-    impression_id: str | None = Field(default=None, max_length=128, description="event_id of the impression acted on.")
+    impression_id: ExternalId | None = Field(default=None, description="event_id of the impression acted on.")
     event_at: datetime | None = Field(default=None, description="On the platform's clock; left out: now.")
     position: int | None = Field(default=None, ge=0, le=100_000)
     surface: SurfaceName | None = None
@@ -244,6 +249,7 @@ class Readiness(BaseModel):
 
     is_ready: bool
     degraded: list[str]
+    stand_ins: list[str] = Field(description="Kinds of which an older version serves, the newest was refused.")
     spec_version: str
     surfaces: dict[str, str] = Field(description="Spec version by surface, the default one first.")
     spec_refused: str | None = Field(description="Why the spec files as they are do not serve; the ones before go on.")

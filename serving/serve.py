@@ -1,22 +1,35 @@
 """Runs the service with uvicorn."""
 
 import signal
+from time import monotonic
 
 import uvicorn
 
+from core.logs import logger
 from core.settings import Settings
+from serving.api_keys import read_keys
 from serving.app import create_app
 from serving.bootstrap import build_runtime
+from serving.feature_guard import GuardedReader
+from serving.funnel.ports import FeatureReader
+from serving.parts import open_reader
 from serving.security import require_keys_beyond_loopback
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, reader: FeatureReader | None = None) -> None:
     """Serves until it is told to stop; SIGHUP reads specs and models again.
 
-    Raises ConfigError before listening where keys are missing.
+    `reader`: another feature store than the workspace's. Raises ConfigError before listening where keys are missing.
     """
-    require_keys_beyond_loopback(settings.host, settings.api_keys)
-    runtime = build_runtime(settings, is_live=True)
+    has_keys = bool(settings.api_keys or read_keys(settings.workspace.api_keys))
+    require_keys_beyond_loopback(settings.host, has_keys)
+    if not has_keys:
+        logger("serving").warning(
+            "no API keys: every program of this machine may read every feed and post events; "
+            "`python -m serving keys add NAME --role read` makes the first key, and from then on one is needed"
+        )
+    reader = reader or open_reader(settings.workspace, settings.feature_seconds)
+    runtime = build_runtime(settings, reader=GuardedReader(reader, monotonic), is_live=True)
     signal.signal(signal.SIGHUP, lambda *_: runtime.funnels.asked.set())
     app = create_app(runtime)
     uvicorn.run(
@@ -24,6 +37,7 @@ def serve(settings: Settings) -> None:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
+        log_config=None,  # uvicorn's lines take the form of ours
         log_level=settings.log_level.lower(),
         access_log=False,  # a query string names users
         server_header=False,

@@ -357,6 +357,17 @@ def index(force: Force = False) -> None:
 
 
 @app.command()
+def sign() -> None:
+    """Sign champions, index and post vectors anew, after their checksums were verified."""
+    with _told() as settings:
+        from training.sign import sign_champions
+
+        folders = [str(f.relative_to(settings.workspace.root)) for f in sign_champions(settings)]
+        console.print(f"signed: {', '.join(folders) or 'nothing, no champion yet'}", soft_wrap=True)
+        _result({"signed": folders})
+
+
+@app.command()
 def evaluate(
     heads: Annotated[
         list[str] | None, typer.Option("--head", help="Heads to compare; default the frequent ones.")

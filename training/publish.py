@@ -10,6 +10,9 @@ from typing import Any
 from core.errors import BundleError, MissingStageError
 from core.files import content_hash, write_atomically
 from core.settings import Settings
+from core.signatures import sign_folder
+from models.ann import previous_name
+from models.bundle import load_bundle
 from models.metrics import finite
 from training.loop import FittedModel
 from training.promotion import Standing
@@ -99,9 +102,12 @@ def publish(
         model_version=registration.version,
         metrics=metrics,
     )
+    load_bundle(bundle)  # a folder of this name may have been there before and be damaged; that is not signed
+    sign_folder(settings.workspace, bundle)
     if published.is_champion:
+        path = bundle.parent / "champion.json"
         pointer = {"bundle_id": bundle.name, "model_version": registration.version, "run_id": run_id}
-        write_atomically(bundle.parent / "champion.json", json.dumps(pointer))
+        write_atomically(path, json.dumps(pointer | {"previous": previous_name(path, "bundle_id", bundle.name)}))
     record = {"trained_from": training_id(config, set_manifest), **vars(published), "metrics": dict(metrics)}
     write_atomically(bundle.parent / "last_training.json", json.dumps(record, indent=1))
     return published

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
+from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,8 @@ class StageReport:
     seconds: float
     removed: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    ended: float = field(default_factory=perf_counter, compare=False)
+    """When, on `perf_counter`: a report is made as its stage ends."""
 
     @property
     def is_empty(self) -> bool:

@@ -19,6 +19,7 @@ from serving.explain import Page
 from serving.feed import Feed
 from serving.funnel.request import Explanation, FeedRequest, SlatePost
 from serving.overload import Admission
+from serving.request_log import current_request_id
 from serving.schemas import (
     CursorText,
     ExternalId,
@@ -69,6 +70,7 @@ def feed_router(runtime: Runtime, feed: Feed, served: ServedLog) -> APIRouter:
             country=query.context.country,
             language=query.context.language,
             device=query.context.device,
+            request_id=current_request_id(),
         )
         try:
             page = feed.page(wish, query.cursor, may_rank=may_rank)

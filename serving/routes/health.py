@@ -30,9 +30,12 @@ def health_router(runtime: Runtime) -> APIRouter:
             runtime.parts.reader.read("user", np.zeros(1, dtype=np.int64), ("user_profile",))
         except VitrineError:
             degraded.append("features")
+        if runtime.journal.is_failing:
+            degraded.append("journal")
         return Readiness(
             is_ready=True,
             degraded=degraded,
+            stand_ins=list(runtime.parts.stand_ins),
             spec_version=runtime.spec.version,
             surfaces={name: spec.version for name, spec in runtime.funnels.current.specs.items()},
             spec_refused=runtime.funnels.spec_refused,

@@ -40,10 +40,10 @@ def busy(tmp_path):
         parts = replace(make_parts(make_snapshot()), second_stage=model)
         runtime = make_runtime(tmp_path, spec_with(**overload), parts)
         precompute(runtime, [1])
+        context = running(runtime)
+        url = context.__enter__()  # a server that starts ranks a feed in vain
         model.let_go.clear()
         model.begun.clear()
-        context = running(runtime)
-        url = context.__enter__()
         taken = []
         first = threading.Thread(
             target=lambda: taken.append(httpx.get(f"{url}/feed", params={"user_id": "3"}, timeout=30))
