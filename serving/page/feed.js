@@ -1,6 +1,8 @@
 // The feed page: shows one user's feed with its reasons and reports what the reader sees and does.
 import { EventQueue } from "/static/events.js";
 import { drawCard, drawFacts, say } from "/static/cards.js";
+import { drawFunnel, explanationOf } from "/static/funnel.js";
+import { drawVersus } from "/static/versus.js";
 
 const PAGE_SIZE = 12;
 const SEEN_SHARE = 0.5; // of a card's area in view
@@ -8,7 +10,7 @@ const SEEN_MS = 1000;
 
 const $ = (id) => document.getElementById(id);
 const events = new EventQueue();
-const state = { user: null, samples: [], cursor: null, isLoading: false, generation: 0, clockSkew: 0 };
+const state = { user: null, samples: [], cursor: null, isLoading: false, generation: 0, clockSkew: 0, requestId: null };
 const posts = new WeakMap(); // card -> { post, requestId, impressionId, openedAt }
 
 async function fetchJson(path, body) {
@@ -29,6 +31,7 @@ async function showUser(user) {
   history.replaceState(null, "", `?user=${encodeURIComponent(user)}`);
   drawReader();
   await loadPage();
+  await compare();
 }
 
 async function loadPage() {
@@ -42,6 +45,7 @@ async function loadPage() {
     });
     if (generation !== state.generation) return;
     state.cursor = reply.next_cursor;
+    state.requestId = reply.request_id;
     drawServing(reply);
     const now = Date.now() + state.clockSkew;
     for (const post of reply.posts) addCard(post, reply.request_id, now);
@@ -218,10 +222,35 @@ function drawServing(reply) {
     ["Surface", reply.surface], ["Spec", reply.spec_version], ["Request", reply.request_id],
     ...Object.entries(reply.model_versions).map(([kind, id]) => [kind.replace("_", " "), id]),
   ]);
+  $("funnel-open").disabled = false;
   $("degraded").hidden = reply.degraded.length === 0;
   $("degraded").textContent = `Served without: ${reply.degraded.join(", ")}`;
 }
 
+async function openFunnel() {
+  try {
+    drawFunnel($("funnel-stages"), await explanationOf(state.requestId));
+    $("funnel").showModal();
+  } catch (error) {
+    say(`The funnel could not be shown: ${error.message}`);
+  }
+}
+
+async function compare() {
+  const surface = $("versus").value;
+  document.body.classList.toggle("is-compared", surface !== "");
+  $("versus-column").hidden = surface === "";
+  if (!surface) return;
+  const own = [...$("feed").querySelectorAll(".card")].slice(0, PAGE_SIZE).map((card) => posts.get(card).post.post_id);
+  try {
+    await drawVersus($("versus-column"), state.user, surface, PAGE_SIZE, own, Date.now() + state.clockSkew);
+  } catch (error) {
+    say(`${surface} could not be shown: ${error.message}`);
+  }
+}
+
+$("funnel-open").addEventListener("click", openFunnel);
+$("versus").addEventListener("change", compare);
 $("chooser").addEventListener("submit", (event) => {
   event.preventDefault();
   const user = $("user").value.trim();
@@ -240,6 +269,8 @@ async function start() {
   const [samples, readiness] = await Promise.all([fetchJson("/users/sample"), fetchJson("/readyz")]);
   state.samples = samples;
   state.clockSkew = Date.parse(readiness.now) - Date.now();
+  for (const surface of Object.keys(readiness.surfaces).slice(1)) $("versus").append(new Option(surface));
+  $("versus-choice").hidden = $("versus").options.length < 2;
   for (const user of samples) {
     const option = document.createElement("option");
     option.value = user.user_id;

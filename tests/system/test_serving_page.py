@@ -79,6 +79,41 @@ def test_feed_shows_posts_with_sources_value_bars_and_reasons(page, url):
     assert page.locator("#serving").inner_text().count("explore-") == 1
 
 
+def test_the_funnel_of_a_page_says_what_each_stage_kept_and_why(page, url):
+    open_feed(page, url, "1")
+    page.locator("#funnel-open").click()
+    page.wait_for_selector("#funnel .stages li")
+    shown = page.locator("#funnel").inner_text()
+    for words in ("second stage", "first stage", "rerank", "ms"):
+        assert words in shown
+    assert page.locator("#funnel .removed span").count() >= 1
+    label = page.locator("#funnel .stage-bar").last.get_attribute("aria-label")
+    assert label.startswith("rerank: ")
+    assert label.endswith(" kept")
+    page.keyboard.press("Escape")
+    assert not page.locator("#funnel").is_visible()
+
+
+def test_a_second_spec_stands_beside_the_first(browser, tmp_path):
+    specs = [
+        make_spec(eligibility={"min_pool": 5}),
+        make_spec(eligibility={"min_pool": 5}, surface="reels", rerank={"creator_window": 0}),
+    ]
+    with running(make_runtime(tmp_path, specs)) as url:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        open_feed(page, url, "1")
+        page.locator("#versus").select_option("reels")
+        page.wait_for_selector("#versus-column .card")
+        assert "posts are in both" in page.locator("#versus-column").inner_text()
+        assert page.locator("#versus-column .agreement").count() == page.locator("#versus-column .card").count()
+        assert page.locator("#versus-column .actions").count() == 0
+        page.set_viewport_size({"width": 390, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        page.locator("#versus").select_option("")
+        assert not page.locator("#versus-column").is_visible()
+        page.close()
+
+
 def test_two_users_see_different_feeds(page, url):
     def shown():
         return page.eval_on_selector_all(".card", "cards => cards.slice(0, 10).map(card => card.dataset.post)")
