@@ -324,9 +324,11 @@ class Journal:
             return self._writer.execute(query, (place, keep // timedelta(microseconds=1))).rowcount
 
     def close(self) -> None:
-        """Ends both connections."""
-        self._writer.close()
-        self._reader.close()
+        """Ends both connections; who is still reading or writing ends first."""
+        with self._writing:
+            self._writer.close()
+        with self._reading:
+            self._reader.close()
 
     def __enter__(self) -> Self:
         return self

@@ -127,8 +127,9 @@ class ServedLog:
             return self._connection.execute("DELETE FROM pages WHERE requested_at < ?", (before,)).rowcount
 
     def close(self) -> None:
-        """Ends the connection."""
-        self._connection.close()
+        """Ends the connection; who is still reading or writing ends first."""
+        with self._lock:
+            self._connection.close()
 
     def _read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         with self._lock, mapped_errors("served log", self._path):

@@ -59,6 +59,7 @@ class Platform:
         return self.feed.page(FeedRequest(user_id, self.runtime.clock.now(), limit=limit, surface=surface), cursor)
 
     def close(self):
+        self.feed.close()
         self.served.close()
         self.runtime.close()
 
