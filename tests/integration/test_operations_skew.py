@@ -117,6 +117,7 @@ class Served:
         self.log._until = self.log._materialized()
 
     def close(self):
+        self.feed.close()
         self.pages.close()
         self.runtime.close()
 
