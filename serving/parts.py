@@ -128,6 +128,8 @@ def _vector_ranker(workspace: Workspace, bundle: FirstStageBundle, catalogue: Ca
         raise BundleError(
             f"{folder}: vectors are {vectors.shape} for {len(post_ids)} posts; run `python -m training index`"
         )
+    if np.array_equal(post_ids, catalogue.post_ids):  # the file as it lies, shared among processes
+        return VectorRanker(bundle, vectors, np.ones(len(catalogue), dtype=np.bool_))
     rows = catalogue.rows_of(post_ids)
     is_known = rows != UNKNOWN
     by_row = np.zeros((len(catalogue), vectors.shape[1]), dtype=np.float32)
@@ -139,7 +141,7 @@ def _vector_ranker(workspace: Workspace, bundle: FirstStageBundle, catalogue: Ca
 
 def _array(path: Path) -> NDArray[Any]:
     try:
-        return np.asarray(np.load(path, allow_pickle=False))
+        return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
     except FileNotFoundError as error:
         raise MissingStageError("first-stage post vectors", path, "python -m training index") from error
     except (OSError, ValueError) as error:

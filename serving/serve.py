@@ -1,18 +1,36 @@
 """Runs the service with uvicorn."""
 
+import socket
+
 import uvicorn
+from fastapi import FastAPI
 
 from core.settings import Settings
 from serving.app import create_app
 from serving.bootstrap import build_runtime
 from serving.security import require_keys_beyond_loopback
+from serving.workers import run_workers
 
 
-def serve(settings: Settings) -> None:
-    """Serves until it is told to stop. Raises ConfigError before listening where keys are missing."""
+def serve(settings: Settings, workers: int = 1) -> None:
+    """Serves in `workers` processes until told to stop. Raises ConfigError before listening where keys are missing."""
     require_keys_beyond_loopback(settings.host, settings.api_keys)
+    if workers == 1:
+        serve_one(settings)
+    else:
+        run_workers(workers, settings.host, settings.port, lambda listener: serve_one(settings, listener))
+
+
+def serve_one(settings: Settings, listener: socket.socket | None = None) -> None:
+    """Serves in this process, on `listener` where the port is shared."""
     app = create_app(build_runtime(settings))
-    uvicorn.run(
+    server = uvicorn.Server(uvicorn_config(app, settings))
+    server.run(None if listener is None else [listener])
+
+
+def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """How the service speaks HTTP."""
+    return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,

@@ -18,6 +18,7 @@ from feature_repo.catalog import ALL_VIEWS
 from feature_repo.columns import Columns, null_columns
 from serving.bootstrap import Runtime, make_funnel
 from serving.feature_log import FeatureLog
+from serving.funnel.eligible import EligiblePosts
 from serving.funnel.first_stage import VectorRanker
 from serving.metrics import Metrics
 from serving.parts import Parts
@@ -167,9 +168,9 @@ class ExactSearch:
         self.catalogue = catalogue
 
     def search(
-        self, vector_D: NDArray[np.float32], k: int, is_eligible_P: NDArray[np.bool_]
+        self, vector_D: NDArray[np.float32], k: int, eligible: EligiblePosts
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        scores = np.where(is_eligible_P, self.catalogue.content @ vector_D, -np.inf).astype(np.float64)
+        scores = np.where(eligible.mask(), self.catalogue.content @ vector_D, -np.inf).astype(np.float64)
         rows = np.argsort(-scores, kind="stable")[:k]
         rows = rows[np.isfinite(scores[rows])]
         return rows, scores[rows]

@@ -1,15 +1,18 @@
 """Who may be shown what, decided for the whole catalogue at once, before any ranking.
 
 One code per post: 0 eligible, else the first reason that keeps it out. What depends only on language,
-country and hour is kept between requests.
+country and hour is kept between requests; a request pays one copy of a byte per post, and otherwise only for
+the posts that it excludes itself.
 """
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.funnel.eligible import EligiblePosts, SharedCodes
 from serving.funnel.state import Controls
 from serving.snapshot import UNKNOWN, Catalogue
 from serving.spec import EligibilitySpec
@@ -23,24 +26,36 @@ _MAX_CACHED = 32
 _SECONDS_PER_DAY = 86_400.0
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome for one request."""
+
+    codes: NDArray[np.uint8]
+    """Reason code of every post, [P]."""
+    eligible: EligiblePosts
+    yielded: tuple[str, ...]
+    """The preferences that had to yield for want of posts."""
+
+
 class Eligibility:
     """Codes of the catalogue for one request."""
 
     def __init__(self, spec: EligibilitySpec, catalogue: Catalogue) -> None:
         self._spec = spec
         self._catalogue = catalogue
-        self._cache: OrderedDict[tuple[int, int, int], NDArray[np.uint8]] = OrderedDict()
+        self._cache: OrderedDict[tuple[int, int, int], SharedCodes] = OrderedDict()
+        self._topics: dict[int, NDArray[np.int64]] = {}
         self._lock = Lock()
 
-    def codes(
+    def judge(
         self,
         language_code: int,
         country_code: int,
         controls: Controls,
         exclude_rows: NDArray[np.int64],
         at_seconds: float,
-    ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-        """Reason code of every post [P], and the preferences that had to yield for want of posts."""
+    ) -> Verdict:
+        """What the request may show; a preference yields while fewer than `min_pool` posts stay."""
         language = language_code if self._spec.language == "match" else UNKNOWN
         country = country_code if self._spec.country == "match" else UNKNOWN
         attempts = [
@@ -48,35 +63,49 @@ class Eligibility:
             (language, UNKNOWN, ("country",)),
             (UNKNOWN, UNKNOWN, ("country", "language")),
         ]
+        marks = self._marks(controls, exclude_rows)
+        excluded = np.concatenate([rows for _, rows in marks])
         for wanted_language, wanted_country, yielded in attempts:
-            codes = self._base(wanted_language, wanted_country, at_seconds).copy()
-            self._apply_controls(codes, controls, exclude_rows)
+            eligible = EligiblePosts(self._shared(wanted_language, wanted_country, at_seconds), excluded)
             is_last = (wanted_language, wanted_country) == (UNKNOWN, UNKNOWN)
-            if is_last or np.count_nonzero(codes == 0) >= self._spec.min_pool:
-                return codes, tuple(n for n in yielded if (country if n == "country" else language) != UNKNOWN)
+            if is_last or eligible.count >= self._spec.min_pool:
+                codes = eligible.shared.codes.copy()
+                for reason, rows in marks:
+                    codes[rows] = _CODE[reason]
+                named = tuple(n for n in yielded if (country if n == "country" else language) != UNKNOWN)
+                return Verdict(codes, eligible, named)
         raise AssertionError("the last attempt always returns")
 
-    def _apply_controls(self, codes: NDArray[np.uint8], controls: Controls, exclude_rows: NDArray[np.int64]) -> None:
-        _mark(codes, controls.seen_rows, "seen")
-        for topic in controls.muted_topic_ids:
-            _mark(codes, np.flatnonzero(self._catalogue.topic_ids == topic), "muted_topic")
-        _mark(codes, controls.hidden_rows, "hidden")
-        for creator in controls.blocked_creator_ids:
-            _mark(codes, self._catalogue.creator_rows(creator), "blocked_creator")
-        _mark(codes, exclude_rows, "already_served")
+    def _marks(self, controls: Controls, exclude_rows: NDArray[np.int64]) -> list[tuple[str, NDArray[np.int64]]]:
+        """What only this request leaves out, by reason; the user's own wishes overrule the general reasons."""
+        muted = [self._rows_of_topic(topic) for topic in controls.muted_topic_ids]
+        blocked = [self._catalogue.creator_rows(creator) for creator in controls.blocked_creator_ids]
+        return [
+            ("seen", controls.seen_rows),
+            *(("muted_topic", rows) for rows in muted),
+            ("hidden", controls.hidden_rows),
+            *(("blocked_creator", rows) for rows in blocked),
+            ("already_served", exclude_rows),
+        ]
 
-    def _base(self, language: int, country: int, at_seconds: float) -> NDArray[np.uint8]:
+    def _rows_of_topic(self, topic: int) -> NDArray[np.int64]:
+        if topic not in self._topics:
+            self._topics[topic] = np.flatnonzero(self._catalogue.topic_ids == topic)
+        return self._topics[topic]
+
+    def _shared(self, language: int, country: int, at_seconds: float) -> SharedCodes:
         key = (language, country, int(at_seconds // 3600))
         with self._lock:
             if key in self._cache:
                 self._cache.move_to_end(key)
                 return self._cache[key]
-        codes = self._compute(language, country, at_seconds)
+        shared = SharedCodes(self._compute(language, country, at_seconds))
         with self._lock:
-            self._cache[key] = codes
+            # Whoever came first is kept: what others derive from the codes is kept by their identity.
+            shared = self._cache.setdefault(key, shared)
             while len(self._cache) > _MAX_CACHED:
                 self._cache.popitem(last=False)
-        return codes
+        return shared
 
     def _compute(self, language: int, country: int, at_seconds: float) -> NDArray[np.uint8]:
         posts = self._catalogue
@@ -100,8 +129,3 @@ class Eligibility:
         for reason, is_out in rules:
             codes[is_out] = _CODE[reason]
         return codes
-
-
-def _mark(codes: NDArray[np.uint8], rows: NDArray[np.int64], reason: str) -> None:
-    """Writes the reason over `rows`; the user's own wishes overrule the general reasons."""
-    codes[rows] = _CODE[reason]

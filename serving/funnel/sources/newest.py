@@ -45,6 +45,8 @@ class FreshSource:
         self._created_at = catalogue.created_at[self._rows]
 
     def find(self, state: RequestState) -> Found:
-        ages = state.at_seconds - self._created_at
-        end = int(np.searchsorted(ages, self._spec.max_age_hours * 3600.0, side="right"))
-        return first_eligible(self._rows[:end], -ages[:end], state, self._spec.quota)
+        oldest = state.at_seconds - self._spec.max_age_hours * 3600.0
+        # Instants fall; their reverse rises.
+        end = len(self._rows) - int(np.searchsorted(self._created_at[::-1], oldest, side="left"))
+        found = first_eligible(self._rows[:end], self._created_at[:end], state, self._spec.quota)
+        return found._replace(scores=found.scores - state.at_seconds)
