@@ -164,11 +164,11 @@ def test_a_requests_own_exclusions_leave_its_search_and_no_other(tmp_path, exact
     catalogue = make_catalogue(3000)
     manifest = write_index(tmp_path, catalogue.post_ids, catalogue.content, "bundle-1", AS_OF, exact_below)
     search = IndexSearch(load_index(tmp_path / manifest.index_id, "bundle-1"), catalogue)
-    shared = SharedCodes((catalogue.language_codes != 1).astype(np.uint8))
+    shared = SharedCodes((catalogue.language_codes != 0).astype(np.uint8))
     everything, _ = search.search(catalogue.content[0], 3000, EligiblePosts(shared, NONE))
     assert sorted(everything.tolist()) == np.flatnonzero(shared.codes == 0).tolist()
     # Neighbours share a byte of the mask; one is given twice, and some were not eligible anyway.
-    excluded = np.concatenate([np.arange(0, 64), np.arange(10, 12), everything[-5:]])
+    excluded = np.concatenate([np.arange(0, 640), np.arange(10, 12), everything[-5:]])
     found, _ = search.search(catalogue.content[0], 3000, EligiblePosts(shared, excluded))
     assert set(found.tolist()) == set(everything.tolist()) - set(excluded.tolist())
     assert search.search(catalogue.content[0], 3000, EligiblePosts(shared, NONE))[0].tolist() == everything.tolist()
