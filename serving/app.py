@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -21,6 +22,8 @@ from serving.routes.page import page_router
 from serving.schemas import MAX_BODY_BYTES
 from serving.security import ApiKeys
 
+REQUEST_THREADS = 4
+"""Requests of a process that are worked on at once; the others wait their turn. Some wait for Redis or the disk."""
 PAGE_FOLDER = Path(__file__).parent / "page"
 
 
@@ -32,6 +35,8 @@ def create_app(runtime: Runtime) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # The funnel is work, not waiting: more threads than can run at once would only take turns at the interpreter.
+        current_default_thread_limiter().total_tokens = REQUEST_THREADS
         served.prune(runtime.clock.now())
         yield
         served.close()
