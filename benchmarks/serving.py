@@ -167,13 +167,27 @@ def at_full_size(
         memory = [memory_mb(process) for process in server.processes]
         stages = stage_ms(server)
     fill_stock(settings.workspace, here.workspace, env["VITRINE_REDIS_URL"])
-    with running("stock", WORKERS, env, ALIVE) as server:
-        asked(Plan(server.port, paths[::-1], 3.0, CONNECTIONS))
-        stock = asked(Plan(server.port, paths, seconds, CONNECTIONS)).per_second
+    stock = {name: on_stock(env | changed, paths, seconds) for name, changed in _stock_specs(here).items()}
     return {
         "parts": parts, "empty_alone": empty_alone, "empty": empty, "ours": ours, "cached": cached, "memory": memory,
         "stages": stages, "stock": stock,
     }  # fmt: skip
+
+
+def on_stock(env: Mapping[str, str], paths: tuple[str, ...], seconds: float) -> float:
+    """Requests per second of the funnel on Feast's own store."""
+    with running("stock", WORKERS, env, ALIVE) as server:
+        asked(Plan(server.port, paths[::-1], 3.0, CONNECTIONS))
+        return asked(Plan(server.port, paths, seconds, CONNECTIONS)).per_second
+
+
+def _stock_specs(here: Settings) -> dict[str, dict[str, str]]:
+    """The funnel as it is on stock parts, which keep no rows, and with our row caches in front of the stock store."""
+    bare = here.workspace.root / "funnel-stock.yaml"
+    kept = {key: {"max_entries": 1, "max_age_seconds": 0.001} for key in ("post_features", "creator_features")}
+    spec = with_overlay(load_spec(here.funnel_spec), {"caches": kept})
+    write_atomically(bare, yaml.safe_dump(spec.model_dump(mode="json")))
+    return {"stock": {"VITRINE_FUNNEL_SPEC": str(bare)}, "behind_our_cache": {}}
 
 
 def stage_ms(server: Server) -> dict[str, float]:
@@ -193,6 +207,7 @@ def report(is_quick: bool, alone: Mapping[int, Alone], raw: Mapping[str, Any]) -
     ours, empty, whole = raw["ours"], raw["empty"], alone[SIZES[is_quick][-1]]
     floor = parts.search + parts.redis + parts.first_stage + parts.second_stage + raw["empty_alone"].cpu_ms
     growth = None if is_quick else whole.p50_ms / alone[SIZES[is_quick][0]].p50_ms
+    stock, cached_stock = raw["stock"]["stock"], raw["stock"]["behind_our_cache"]
     own = [m["own"] for m in raw["memory"][1:]]
     rows = [
         ["CPU per request, ms", f"{whole.cpu_ms:.2f}", f"{floor:.2f} bare", f"{whole.cpu_ms / floor:.2f}", "≤ 1.8"],
@@ -203,9 +218,10 @@ def report(is_quick: bool, alone: Mapping[int, Alone], raw: Mapping[str, Any]) -
          f"1/{empty.per_second / ours.per_second:.0f}", "≥ 1/30"],
         ["p50 and p99 at 70 %, ms", f"{ours.p50_ms:.1f}, {ours.p99_ms:.1f}",
          f"{empty.p50_ms:.2f}, {empty.p99_ms:.2f} empty", f"{ours.p99_ms / ours.p50_ms:.1f}", "≤ 4"],
-        ["against stock", f"{ours.per_second:.0f}", f"{raw['stock']:.1f} stock",
-         f"{ours.per_second / raw['stock']:.1f}",
+        ["against stock", f"{ours.per_second:.0f}", f"{stock:.1f} stock",
+         f"{ours.per_second / stock:.1f}",
          "≥ 10"],
+        ["  stock behind our row cache", "", f"{cached_stock:.1f}", f"{ours.per_second / cached_stock:.1f}", ""],
         ["pages from cache per second", f"{raw['cached']:.0f}", f"{ours.per_second:.0f} ranked",
          f"{raw['cached'] / ours.per_second:.1f}", "≥ 8"],
         ["memory of one more worker, MB", f"{max(own):.0f}", "", "", "≤ 300"],
@@ -214,7 +230,7 @@ def report(is_quick: bool, alone: Mapping[int, Alone], raw: Mapping[str, Any]) -
     print_table("The request path", ["figure", "ours", "beside", "ratio", "target"], rows)
     finish(
         "serving",
-        ours.per_second / raw["stock"],
+        ours.per_second / stock,
         whole.cpu_ms / floor,
         is_quick,
         {
@@ -233,7 +249,8 @@ def report(is_quick: bool, alone: Mapping[int, Alone], raw: Mapping[str, Any]) -
             "alone": {str(size): _rounded(asdict(a)) for size, a in alone.items()},
             "empty": _rounded(asdict(empty) | {"cpu_ms": raw["empty_alone"].cpu_ms}),
             "generator_cpu_ms": round(ours.generator_cpu_ms, 3),
-            "stock_per_second": round(raw["stock"], 2),
+            "stock_per_second": round(stock, 2),
+            "ratio_to_stock_behind_our_cache": round(ours.per_second / cached_stock, 2),
             "memory_mb": [_rounded(m) for m in raw["memory"]],
         },
     )

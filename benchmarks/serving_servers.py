@@ -117,6 +117,7 @@ def _serve_stock(listener: socket.socket) -> None:
     import uvicorn
 
     from benchmarks.serving_stock import StockReader
+    from core.memory import leave_loaded_objects_alone
     from core.settings import Settings
     from serving.app import create_app
     from serving.bootstrap import build_runtime
@@ -124,7 +125,9 @@ def _serve_stock(listener: socket.socket) -> None:
 
     settings = Settings()
     runtime = build_runtime(settings, reader=StockReader(settings.workspace))
-    uvicorn.Server(uvicorn_config(create_app(runtime), settings)).run([listener])
+    server = uvicorn.Server(uvicorn_config(create_app(runtime), settings))
+    leave_loaded_objects_alone()
+    server.run([listener])
 
 
 if __name__ == "__main__":

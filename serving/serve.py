@@ -5,6 +5,7 @@ import socket
 import uvicorn
 from fastapi import FastAPI
 
+from core.memory import leave_loaded_objects_alone
 from core.settings import Settings
 from serving.app import create_app
 from serving.bootstrap import build_runtime
@@ -25,6 +26,7 @@ def serve_one(settings: Settings, listener: socket.socket | None = None) -> None
     """Serves in this process, on `listener` where the port is shared."""
     app = create_app(build_runtime(settings))
     server = uvicorn.Server(uvicorn_config(app, settings))
+    leave_loaded_objects_alone()
     server.run(None if listener is None else [listener])
 
 

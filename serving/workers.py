@@ -5,7 +5,6 @@ only read is shared: each process opens its own journal, served log and connecti
 """
 
 import ctypes
-import gc
 import os
 import signal
 import socket
@@ -14,6 +13,7 @@ from time import monotonic, sleep
 
 from core.errors import ConfigError, VitrineError
 from core.logs import logger
+from core.memory import leave_loaded_objects_alone
 
 EARLY_SECONDS = 10.0
 """A process that ends sooner than this after its start most likely cannot start."""
@@ -48,8 +48,7 @@ def _preload() -> None:
     """Loads what every process needs, so that they share its memory."""
     import feature_repo.online  # isort: skip  # noqa: F401
 
-    gc.collect()
-    gc.freeze()  # a collection in one process would otherwise write to, and so copy, what all share
+    leave_loaded_objects_alone()
 
 
 class _Pool:
