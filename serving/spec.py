@@ -4,6 +4,7 @@ Every number says its unit and range. Reading files, overlays and error paths li
 """
 
 import json
+from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -246,7 +247,7 @@ class FunnelSpec(SpecModel):
         if unknown:
             raise ValueError(f"cold_start names sources that are not declared: {', '.join(unknown)}")
 
-    @property
+    @cached_property
     def version(self) -> str:
         """`surface-hash`; equal content gives an equal version whatever the file looked like."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
