@@ -150,7 +150,7 @@ def busy(server: Server, paths: tuple[str, ...], seconds: float) -> Busy:
 def at_full_size(
     settings: Settings,
     here: Settings,
-    env: Mapping[str, str],
+    env: dict[str, str],
     redis_process: int,
     paths: tuple[str, ...],
     seconds: float,

@@ -9,6 +9,7 @@ import shutil
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -117,7 +118,7 @@ def _grown_snapshot(snapshot: Snapshot, post_ids: Ids, num_users: int, rng: np.r
 def _grown_catalogue(old: Catalogue, post_ids: Ids, rng: np.random.Generator) -> Catalogue:
     columns = {n: getattr(old, n) for n in Catalogue.__dataclass_fields__}
     per_post = {n: v for n, v in columns.items() if isinstance(v, np.ndarray) and n not in ("post_ids", "content")}
-    repeated = {n: np.resize(v, len(post_ids)) for n, v in per_post.items()}
+    repeated: dict[str, Any] = {n: np.resize(v, len(post_ids)) for n, v in per_post.items()}
     return replace(old, post_ids=post_ids, content=jittered(old.content, len(post_ids), rng), **repeated)
 
 

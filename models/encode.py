@@ -158,8 +158,9 @@ def _encode_sequence(feature: Feature, values: NDArray[Any], known: IdRows | Non
 def _encode_embedding(feature: Feature, values: NDArray[Any]) -> NDArray[np.float32]:
     if values.ndim != 2 or values.shape[1] != feature.dim:
         raise ValueError(f"column {feature.name} has shape {values.shape}, expected [N, {feature.dim}]")
-    floats = values.astype(np.float32, copy=False)
-    scaled: NDArray[np.float32] = np.where(np.isfinite(floats), floats, np.float32(0)) / np.float32(feature.std)
+    floats: NDArray[np.float32] = values.astype(np.float32, copy=False)
+    finite: NDArray[np.float32] = np.where(np.isfinite(floats), floats, 0.0).astype(np.float32, copy=False)
+    scaled: NDArray[np.float32] = finite / np.float32(feature.std)
     return scaled
 
 
