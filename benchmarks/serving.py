@@ -44,7 +44,7 @@ WARM_UP, ALONE = 300, 400
 """Requests that fill the caches, and requests measured one after another."""
 LOAD = 0.7
 OVERLAY = {
-    "sources": {"two_tower": {"quota": 700}},
+    "sources": {"two_tower": {"quota": 800}},
     "blend": {"max_candidates": 1_000},
     "first_stage": {"keep": 100},
     "second_stage": {"max_candidates": 100},
