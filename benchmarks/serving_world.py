@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from core.errors import MissingStageError
 from core.files import write_atomically
 from core.workspace import Workspace
-from models.ann import champion_index, publish_index, write_index
+from models.ann import WIDTH_MULTIPLE, champion_index, publish_index, write_index
 from serving.snapshot import Catalogue, Lists, Ragged, Snapshot, Texts, Users, load_snapshot, save_snapshot
 
 JITTER = 0.1
@@ -53,7 +53,7 @@ def copied_ids(ids: Ids, wanted: int) -> Ids:
 def grown(source: Workspace, folder: Path, num_posts: int, num_users: int) -> Workspace:
     """The workspace `folder`, filled unless an earlier run left it whole."""
     workspace = Workspace(folder)
-    stamp = {"posts": num_posts, "users": num_users, "jitter": JITTER, **_champions(source)}
+    stamp = {"posts": num_posts, "users": num_users, "jitter": JITTER, "width": WIDTH_MULTIPLE, **_champions(source)}
     mark = folder / "grown.json"
     if mark.exists() and json.loads(mark.read_text()) == stamp:
         return workspace
@@ -166,7 +166,7 @@ def _grow_index(
     index = faiss.read_index(str(folder / "index.faiss"))
     if hasattr(index, "make_direct_map"):
         index.make_direct_map()
-    vectors = index.reconstruct_n(0, index.ntotal)
+    vectors = index.reconstruct_n(0, index.ntotal)[:, : manifest["dim"]]
     if (folder / "centre.npy").exists():
         vectors = vectors + np.load(folder / "centre.npy")
     ids, vectors = _in_order(np.load(folder / "post_ids.npy"), vectors, old)

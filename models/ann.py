@@ -26,6 +26,8 @@ EXACT_BELOW = 100_000
 
 _faiss: Any = faiss  # for what its type hints describe wrongly
 MAX_IVF_TRAINING_POSTS = 200_000
+WIDTH_MULTIPLE = 16
+"""fp16 vectors of this many entries or its multiples are compared with AVX-512, of half of it with AVX2."""
 NUM_PROBES = 80
 """Lists searched, of about 2 sqrt(N): recall@500 is .99 or more from 100,000 to a million posts (decision 0016)."""
 
@@ -102,7 +104,7 @@ class PostIndex:
                 )
             eligible = EligibleBits.of(eligible)
         queries_BD = np.ascontiguousarray(user_vectors_BD, dtype=np.float32)
-        scores, rows = self._index.search(queries_BD, k, params=self._parameters(eligible))
+        scores, rows = self._index.search(padded(queries_BD, self._index.d), k, params=self._parameters(eligible))
         if self._centre_D is not None:
             scores += (queries_BD @ self._centre_D)[:, None]
         return rows, np.where(rows >= 0, scores, -np.inf).astype(np.float32)
@@ -176,6 +178,9 @@ def _build(vectors_ND: NDArray[np.float32], exact_below: int) -> tuple[Any, str,
 def _inverted_file(vectors_ND: NDArray[np.float32], lists: int, num_probes: int) -> Any:
     """Lists of posts that are near each other (by distance), searched by the inner product with their middle."""
     count, dim = vectors_ND.shape
+    # A tower's vector and its bias are an odd number, for which FAISS has no vector instructions.
+    dim = -(-dim // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+    vectors_ND = padded(vectors_ND, dim)
     middles = faiss.IndexFlatL2(dim)
     index = faiss.IndexIVFScalarQuantizer(
         middles, dim, lists, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
@@ -229,11 +234,17 @@ def load_index(path: Path, bundle_id: str) -> PostIndex:
         index = _mapped(path / "index.faiss")
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise BundleError(f"index at {path} cannot be read ({error}); run `python -m training index`") from error
-    if index.ntotal != manifest.count or len(post_ids) != manifest.count or index.d != manifest.dim:
+    if index.ntotal != manifest.count or len(post_ids) != manifest.count or index.d < manifest.dim:
         raise BundleError(
             f"index {manifest.index_id} holds {index.ntotal} posts of {index.d}, manifest says {manifest.count}"
         )
     return PostIndex(manifest, index, post_ids, centre_D)
+
+
+def padded(vectors_ND: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
+    """The vectors with zeros behind, [N, dim]; inner products and distances stay as they are."""
+    missing = dim - vectors_ND.shape[1]
+    return np.pad(vectors_ND, ((0, 0), (0, missing))) if missing else vectors_ND
 
 
 def _mapped(path: Path) -> Any:
