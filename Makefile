@@ -126,7 +126,7 @@ train: $(S)/first-stage ## point-in-time training sets and the three models
 .PHONY: sets
 sets: $(S)/sets ## training sets joined at impression time, and their gate
 
-SETS := $(addprefix training/,sets.py set_files.py example_rows.py labels.py splits.py sampling.py catalogue.py recipe_features.py user_rows.py)
+SETS := $(addprefix training/,sets.py set_files.py example_rows.py labels.py splits.py sampling.py catalogue.py recipe_features.py user_rows.py) core/held_out.py
 
 $(S)/sets: $(S)/apply $(SETS)
 	$(PY) -m training sets
@@ -142,14 +142,14 @@ retrieval: $(S)/retrieval ## two-tower retrieval
 second-stage: $(S)/second-stage ## multi-task second stage with calibrated heads
 first-stage: $(S)/first-stage ## first stage distilled from the second
 
-LOOP := $(addprefix training/,train.py loop.py checkpoints.py processes.py optimisers.py recipes.py recipe_features.py)
-LOOP += $(addprefix training/,shared_codes.py table_budget.py upsampling.py)
+# Whether anything has to be trained again, the training's own key decides within seconds.
+LEARNING := $(wildcard models/*.py training/*.py)
 
-$(S)/retrieval: $(S)/sets $(wildcard models/*.py training/*retrieval.py) $(addprefix training/,spectral.py balancing.py hard_negatives.py) $(LOOP)
+$(S)/retrieval: $(S)/sets $(LEARNING)
 	$(PY) -m training retrieval
 	@touch $@
 
-$(S)/second-stage: $(S)/sets $(wildcard models/*.py training/*second_stage.py training/unknown_users.py) $(LOOP)
+$(S)/second-stage: $(S)/sets $(LEARNING)
 	$(PY) -m training second-stage
 	@touch $@
 
@@ -174,13 +174,21 @@ $(S)/candidates: $(S)/index $(S)/second-stage $(S)/materialize serving/draw_cand
 	$(PY) -m serving draw-candidates
 	@touch $@
 
-$(S)/first-stage: $(S)/candidates $(wildcard training/*first_stage.py)
+$(S)/first-stage: $(S)/candidates $(LEARNING)
 	$(PY) -m training first-stage
 	$(PY) -m validation training-set first_stage
 	$(PY) -m training index
 	@touch $@
 
 # ---------------------------------------------------------------- 5 what the user gets
+.PHONY: precompute
+precompute: | $(VENV)/.installed ## slates for the most active users, served at overload and when ranking is down
+	$(PY) -m serving precompute
+
+.PHONY: support
+support: | $(VENV)/.installed ## how much of the log an estimate of changed weights could use
+	$(PY) -m serving support
+
 .PHONY: serve
 serve: | $(VENV)/.installed ## the server (PORT=8000)
 	$(PY) -m serving serve --port $(PORT)
@@ -229,6 +237,10 @@ test: $(VENV)/.installed-dev ## the whole default suite
 .PHONY: test-long
 test-long: $(VENV)/.installed-dev ## the tests that take minutes
 	$(BIN)/pytest -q -m long
+
+.PHONY: test-system
+test-system: $(VENV)/.installed-dev ## whole processes under faults, kill -9 and made-up calls (half an hour)
+	$(BIN)/pytest -q -m "long or not long" tests/system
 
 .PHONY: bench
 bench: $(VENV)/.installed-dev ## speed and memory beside the stock way and the bare floor (QUICK=--quick)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.dedup_data import build_world, folder_bytes, training_rows, write_rows
-from benchmarks.dedup_ranks import exchange, lookups
+from benchmarks.dedup_ranks import bytes_of_every_lookup, exchange, rows_of
 from benchmarks.report import finish, print_table, seconds_of
 from core.workspace import Workspace
 from models.features import FeatureSpec, fit_spec
@@ -163,13 +163,19 @@ def loaded_bytes(rows: Examples) -> int:
 
 
 def between_ranks(case: Case) -> dict[str, float]:
-    """Bytes that two ranks send each other for a batch each, measured with both."""
+    """Bytes that two ranks send each other for a batch each, counted with both, and what single lookups would take.
+
+    The trainer's tables send a row once per batch whoever reads it, so that here both ways come to the same.
+    """
     found: dict[str, float] = {}
     for name, stored in (("ours", case.shared), ("stock", case.repeated)):
         examples = stored.examples("train")
         batches = [encode_examples(case.spec, examples.take(rows), ("click",)) for rows in case.batches[:2]]
-        sent, seconds = exchange(case.spec, [lookups(case.spec, batch) for batch in batches])
-        found[f"{name}_rank_bytes_per_example"] = round(sent / sum(len(rows) for rows in case.batches[:2]))
+        by_rank, examples_sent = [rows_of(case.spec, batch) for batch in batches], sum(map(len, case.batches[:2]))
+        sent, seconds = exchange(case.spec, by_rank)
+        every = sum(bytes_of_every_lookup(case.spec, rows) for rows in by_rank)
+        found[f"{name}_rank_bytes_per_example"] = round(sent / examples_sent)
+        found[f"{name}_rank_bytes_of_every_lookup"] = round(every / examples_sent)
         found[f"{name}_rank_exchange_ms"] = round(seconds * 1000, 1)
     return found
 

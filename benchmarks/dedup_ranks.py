@@ -1,15 +1,15 @@
-"""What two ranks send each other for one batch each, tables sharded by rows: ids, vectors and gradients, over gloo.
+"""What two ranks send each other for a batch each with the trainer's tables, rows spread over both (gloo).
 
-Each lookup's id goes to the rank that owns its row, the vector comes back, its gradient goes there. What a rank owns
-itself is not sent. Padding is never looked up across ranks.
+Bytes are counted where they leave: row numbers, the vectors that answer, gradients. What a rank owns is not sent.
 """
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,67 +18,63 @@ from torch import multiprocessing
 
 from models.features import FeatureSpec
 from models.inputs import indexed_rows
+from models.sharded import ShardedTables
 from training.encoded_examples import EncodedExamples
 
 NUM_RANKS = 2
 REPEATS = 5
 ID_BYTES, FLOAT_BYTES = 8, 4
 
-Lookups = Mapping[str, torch.Tensor]
+Rows = dict[str, torch.Tensor]
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Rows and width of one table."""
-
-    num_rows: int
-    dim: int
+def rows_of(spec: FeatureSpec, batch: EncodedExamples) -> Rows:
+    """Rows of tables that a batch reads, by feature."""
+    return indexed_rows(spec, "user", batch.user) | indexed_rows(spec, "post", batch.post)
 
 
-def lookups(spec: FeatureSpec, batch: EncodedExamples) -> dict[str, torch.Tensor]:
-    """Rows that a batch reads of each table, repeated as often as they are read."""
-    rows = indexed_rows(spec, "user", batch.user) | indexed_rows(spec, "post", batch.post)
-    read = {t.name: torch.cat([rows[f].flatten() for f in t.features]).long() for t in spec.tables}
-    return {name: rows_M[rows_M >= 0] for name, rows_M in read.items()}
+def bytes_of_every_lookup(spec: FeatureSpec, rows: Rows) -> float:
+    """What a rank would send and cause to be sent if each lookup went on its own, half of them to the other rank."""
+    dims = {f: t.dim for t in spec.tables for f in t.features}
+    each = [int((of >= 0).sum()) * (ID_BYTES + 2 * FLOAT_BYTES * dims[f]) for f, of in rows.items()]
+    return sum(each) * (NUM_RANKS - 1) / NUM_RANKS
 
 
-def exchange(spec: FeatureSpec, by_rank: Sequence[Lookups]) -> tuple[int, float]:
+def exchange(spec: FeatureSpec, by_rank: Sequence[Rows]) -> tuple[int, float]:
     """Bytes that both ranks send each other for a batch each, and the median seconds that it takes them."""
-    shapes = {t.name: Shape(t.num_rows, t.dim) for t in spec.tables}
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(_rank, (Path(folder), shapes, list(by_rank)), nprocs=NUM_RANKS)  # type: ignore[attr-defined, no-untyped-call]
+        multiprocessing.spawn(_rank, (Path(folder), spec, list(by_rank)), nprocs=NUM_RANKS)  # type: ignore[attr-defined, no-untyped-call]
         found = [np.load(Path(folder) / f"{rank}.npy") for rank in range(NUM_RANKS)]
     return int(sum(sent for sent, _ in found)), float(max(seconds for _, seconds in found))
 
 
-def _rank(rank: int, folder: Path, shapes: Mapping[str, Shape], by_rank: Sequence[Lookups]) -> None:
+def _rank(rank: int, folder: Path, spec: FeatureSpec, by_rank: Sequence[Rows]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=NUM_RANKS)
-    shards = {name: torch.randn(-(-s.num_rows // NUM_RANKS), s.dim) for name, s in shapes.items()}
-    taken = []
+    tables, taken = ShardedTables(spec), []
     for _ in range(REPEATS):
         dist.barrier()
         start = time.perf_counter()
-        sent = sum(_exchange_table(rank, rows, shards[name]) for name, rows in by_rank[rank].items())
+        with _counted(rank) as sent:
+            vectors = tables.embed(by_rank[rank])
+            torch.stack([v.sum() for v in vectors.values()]).sum().backward()  # type: ignore[no-untyped-call]
         taken.append(time.perf_counter() - start)
-    np.save(folder / f"{rank}.npy", np.array([sent, median(taken)]))
+    np.save(folder / f"{rank}.npy", np.array([sum(sent), median(taken)]))
     dist.destroy_process_group()
 
 
-def _exchange_table(rank: int, rows_M: torch.Tensor, shard: torch.Tensor) -> int:
-    """Bytes that this rank sends to the others for one table: ids, the vectors they ask for, gradients."""
-    owner_M = rows_M.div(len(shard), rounding_mode="floor")
-    order = owner_M.argsort(stable=True)
-    out = torch.bincount(owner_M, minlength=NUM_RANKS)
-    into = torch.empty_like(out)
-    dist.all_to_all_single(into, out)
-    to, of = out.tolist(), into.tolist()
-    asked = torch.empty(sum(of), dtype=torch.int64)
-    dist.all_to_all_single(asked, rows_M[order], of, to)
-    vectors = torch.empty(len(rows_M), shard.shape[1])
-    dist.all_to_all_single(vectors, shard[asked - rank * len(shard)], to, of)
-    gradients = torch.empty(len(asked), shard.shape[1])
-    dist.all_to_all_single(gradients, vectors, of, to)
-    vector_bytes = FLOAT_BYTES * shard.shape[1]
-    foreign = [r for r in range(NUM_RANKS) if r != rank]
-    return sum(to[r] * (ID_BYTES + vector_bytes) + of[r] * vector_bytes for r in foreign)
+@contextmanager
+def _counted(rank: int) -> Iterator[list[int]]:
+    """Bytes of each exchange that leave this rank for another."""
+    whole, sent = dist.all_to_all_single, list[int]()
+
+    def counting(out: torch.Tensor, own: torch.Tensor, back: Any = None, parts: Any = None) -> None:
+        split = parts or [len(own) // NUM_RANKS] * NUM_RANKS
+        sent.append((sum(split) - split[rank]) * own[:1].numel() * own.element_size())
+        whole(out, own, back, parts)
+
+    dist.all_to_all_single = counting  # type: ignore[assignment]
+    try:
+        yield sent
+    finally:
+        dist.all_to_all_single = whole

@@ -44,10 +44,14 @@ WARM_UP, ALONE = 300, 400
 """Requests that fill the caches, and requests measured one after another."""
 LOAD = 0.7
 OVERLAY = {
-    "sources": {"two_tower": {"quota": 800}},
+    "sources": {"two_tower": {"quota": 800, "deadline_ms": 2_000}},
     "blend": {"max_candidates": 1_000},
     "first_stage": {"keep": 100},
     "second_stage": {"max_candidates": 100},
+    # Every answer is to be ranked in full: nothing is shed, and nothing shortened for want of time.
+    "overload": {"max_in_flight": 4, "max_queue": 10_000, "max_wait_ms": 10_000},
+    "deadlines": {"request_ms": 60_000, "user_ms": 9_000, "retrieval_ms": 9_000, "first_stage_ms": 9_000}
+    | {"second_stage_ms": 9_000, "rerank_ms": 9_000},
 }
 EMPTY, ALIVE = "/empty", "/healthz"
 
@@ -110,6 +114,7 @@ def world(settings: Settings, folder: Path, num_posts: int) -> Iterator[tuple[Se
             "VITRINE_DATASET": workspace.root.name,
             "VITRINE_REDIS_URL": url,
             "VITRINE_NUM_THREADS": "1",
+            "VITRINE_KEY_RATE": "0",
             "VITRINE_FUNNEL_SPEC": str(spec),
             "VITRINE_LOG_LEVEL": "WARNING",
             "OMP_NUM_THREADS": "1",

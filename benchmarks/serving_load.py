@@ -18,6 +18,7 @@ import numpy as np
 import uvloop
 
 CURSOR = b'"next_cursor":"'
+DEGRADED = b'"degraded":["'
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,10 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """Answers per second and their latencies in milliseconds; waiting for a free connection counts."""
+    """Answers per second and their latencies in milliseconds; waiting for a free connection counts.
+
+    An answer that does without a part of the funnel is an error.
+    """
 
     num_answers: int = 0
     num_errors: int = 0
@@ -136,10 +140,10 @@ class _Load:
         return path
 
     async def _ask(self, connection: _Connection, path: str, began: float) -> None:
-        status, _ = await connection.ask(path)
+        status, body = await connection.ask(path)
         self._outcome.latencies_ms.append((time.perf_counter() - began) * 1000)
         self._outcome.num_answers += 1
-        self._outcome.num_errors += status != 200
+        self._outcome.num_errors += status != 200 or DEGRADED in body
 
 
 def _cursor(body: bytes) -> str:

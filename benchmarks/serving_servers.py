@@ -114,20 +114,12 @@ def _serve_empty(listener: socket.socket) -> None:
 
 
 def _serve_stock(listener: socket.socket) -> None:
-    import uvicorn
-
     from benchmarks.serving_stock import StockReader
-    from core.memory import leave_loaded_objects_alone
     from core.settings import Settings
-    from serving.app import create_app
-    from serving.bootstrap import build_runtime
-    from serving.serve import uvicorn_config
+    from serving.serve import serve_one
 
     settings = Settings()
-    runtime = build_runtime(settings, reader=StockReader(settings.workspace))
-    server = uvicorn.Server(uvicorn_config(create_app(runtime), settings))
-    leave_loaded_objects_alone()
-    server.run([listener])
+    serve_one(settings, listener, reader=StockReader(settings.workspace))
 
 
 if __name__ == "__main__":

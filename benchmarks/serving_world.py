@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import MissingStageError
-from core.files import write_atomically
+from core.files import file_hash, write_atomically
+from core.signatures import sign_folder
 from core.workspace import Workspace
 from models.ann import WIDTH_MULTIPLE, champion_index, publish_index, write_index
 from serving.snapshot import Catalogue, Lists, Ragged, Snapshot, Texts, Users, load_snapshot, save_snapshot
@@ -54,6 +55,7 @@ def grown(source: Workspace, folder: Path, num_posts: int, num_users: int) -> Wo
     """The workspace `folder`, filled unless an earlier run left it whole."""
     workspace = Workspace(folder)
     stamp = {"posts": num_posts, "users": num_users, "jitter": JITTER, "width": WIDTH_MULTIPLE, **_champions(source)}
+    stamp["key"] = source.verify_key.read_text() if source.verify_key.exists() else None
     mark = folder / "grown.json"
     if mark.exists() and json.loads(mark.read_text()) == stamp:
         return workspace
@@ -72,7 +74,8 @@ def grown(source: Workspace, folder: Path, num_posts: int, num_users: int) -> Wo
     save_snapshot(workspace, _grown_snapshot(snapshot, post_ids, num_users, rng))
     _grow_index(source, workspace, snapshot.catalogue, post_ids, rng)
     _grow_vectors(source, workspace, snapshot.catalogue, post_ids, rng)
-    write_atomically(mark, json.dumps(stamp))
+    shutil.copy(source.verify_key, workspace.verify_key)  # what was grown is signed with the original's key
+    write_atomically(mark, json.dumps(stamp | {"key": source.verify_key.read_text()}))
     return workspace
 
 
@@ -176,6 +179,7 @@ def _grow_index(
         workspace.index, post_ids, vectors[: len(post_ids)], manifest["bundle_id"],
         datetime.fromisoformat(manifest["built_at"]),
     )  # fmt: skip
+    sign_folder(source, workspace.index / written.index_id)
     publish_index(workspace.index, written.index_id)
 
 
@@ -189,6 +193,9 @@ def _grow_vectors(
     target.mkdir(parents=True, exist_ok=True)
     np.save(target / "vectors.npy", jittered(vectors, len(post_ids), rng), allow_pickle=False)
     np.save(target / "post_ids.npy", post_ids, allow_pickle=False)
+    sums = {name: file_hash(target / name) for name in ("vectors.npy", "post_ids.npy")}
+    write_atomically(target / "manifest.json", json.dumps({"bundle_id": bundle_id, "sha256": sums}))
+    sign_folder(source, target)
 
 
 def _in_order(ids: Ids, vectors_ND: NDArray[np.float32], old: Catalogue) -> tuple[Ids, NDArray[np.float32]]:

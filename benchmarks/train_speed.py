@@ -3,6 +3,7 @@
 stock    the same network on nn.Embedding(sparse=True) with SparseAdam
 rowwise  the same, with row-wise Adagrad on the sparse gradients
 ours     fbgemm's fused row-wise Adagrad, as the trainer uses it
+*_bfloat16  stock and ours with the loss under autocast; weights and tables in float32
 floor    bare gather and scatter of the rows that a batch reads, without a network
 Batches of 4,096 posts; "rows" has a user on each, "requests" one for six posts, the same for all ways. Ids are drawn
 log-uniformly over the tables. Every way runs in processes of its own, in turn, on one thread, and is judged by
@@ -37,21 +38,24 @@ from models.inputs import indexed_rows
 from models.losses import masked_bce
 from models.second_stage import SecondStage, SecondStageConfig
 from training.best_weights import BestWeights
+from training.device import CPU, Precision, autocast
 from training.encoded_examples import EncodedExamples
 from training.loop import LoopConfig
 from training.optimisers import Optimisers, RowwiseAdagrad
 from training.recipe_features import Widths, cross_features, post_features, post_identity, user_features
 
 SCALE = {True: 0.03, False: 0.1}
-TABLE_ROWS = {True: 2_000_000, False: 10_000_000}
-NUM_STEPS = {True: 3, False: 10}
+TABLE_ROWS = {True: 1_000_000, False: 10_000_000}
+NUM_STEPS = {True: 2, False: 10}
 ROUNDS = {True: 1, False: 3}
 BATCH, HISTORY, POSTS_PER_REQUEST = 4_096, 50, 6
 BIG = ("post", "creator")
 KINDS = ("requests", "rows")
-WAYS = ("stock", "rowwise", "ours", "floor")
+LOW = "_bfloat16"
+WAYS = ("stock", "rowwise", "ours", f"stock{LOW}", f"ours{LOW}", "floor")
 
 Step = Callable[[EncodedExamples], None]
+Build = Callable[[FeatureSpec], tuple[Step, Callable[[], None]]]
 
 
 class SparseTables(nn.Module):
@@ -111,7 +115,9 @@ def measure(way: str, is_quick: bool) -> dict[str, Any]:
     spec = production_spec(TABLE_ROWS[is_quick])
     table_bytes = sum(t.num_rows * t.dim * 4 for t in spec.tables)
     batches = {kind: [make_batch(spec, kind, seed) for seed in range(NUM_STEPS[is_quick] + 1)] for kind in KINDS}
-    build = {"floor": _floor, "ours": _ours}.get(way, _stock(way))
+    precision: Precision = "bfloat16" if way.endswith(LOW) else "float32"
+    name = way.removesuffix(LOW)
+    build = _floor if name == "floor" else _ours(precision) if name == "ours" else _stock(name, precision)
     build(production_spec(16))[0](make_batch(production_spec(16), "rows", 0, 64))  # loads the libraries
     before = peak_bytes()
     step, finished = build(spec)
@@ -136,25 +142,29 @@ def _network(spec: FeatureSpec) -> SecondStage:
     return SecondStage(spec, config, is_training=True).train()
 
 
-def _loss(module: SecondStage, batch: EncodedExamples) -> Tensor:
-    return masked_bce(module.each(*batch.sides)[0], batch.labels)
+def _loss(module: SecondStage, batch: EncodedExamples, precision: Precision) -> Tensor:
+    with autocast(CPU, precision):
+        return masked_bce(module.each(*batch.sides)[0], batch.labels)
 
 
-def _ours(spec: FeatureSpec) -> tuple[Step, Callable[[], None]]:
-    module, loop = _network(spec), LoopConfig()
-    optimisers = Optimisers(
-        module, loop.learning_rate, loop.table_learning_rate, loop.weight_decay, loop.max_gradient_norm
-    )
+def _ours(precision: Precision) -> Build:
+    def build(spec: FeatureSpec) -> tuple[Step, Callable[[], None]]:
+        module, loop = _network(spec), LoopConfig()
+        optimisers = Optimisers(
+            module, loop.learning_rate, loop.table_learning_rate, loop.weight_decay, loop.max_gradient_norm
+        )
 
-    def finished() -> None:
-        with BestWeights(module) as best:
-            best.keep()
-            best.restore()
+        def finished() -> None:
+            with BestWeights(module) as best:
+                best.keep()
+                best.restore()
 
-    return lambda batch: optimisers.step(_loss(module, batch)), finished
+        return lambda batch: optimisers.step(_loss(module, batch, precision)), finished
+
+    return build
 
 
-def _stock(way: str) -> Callable[[FeatureSpec], tuple[Step, Callable[[], None]]]:
+def _stock(way: str, precision: Precision) -> Build:
     def build(spec: FeatureSpec) -> tuple[Step, Callable[[], None]]:
         small = FeatureSpec(tuple(replace(f, num_rows=2) if f.table in BIG else f for f in spec.features))
         module, loop = _network(small), LoopConfig()
@@ -172,7 +182,7 @@ def _stock(way: str) -> Callable[[FeatureSpec], tuple[Step, Callable[[], None]]]
             optimisers.append(RowwiseAdagrad(parameters, lr=rate))
 
         def step(batch: EncodedExamples) -> None:
-            loss = _loss(module, batch)
+            loss = _loss(module, batch, precision)
             for optimiser in optimisers:
                 optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -211,6 +221,10 @@ def main(is_quick: bool) -> None:
     show(found, is_quick)
 
 
+def _low_ratio(ms: Mapping[str, Mapping[str, float]], kind: str) -> float:
+    return round(ms[f"stock{LOW}"][kind] / ms[f"ours{LOW}"][kind], 2)
+
+
 def show(found: Mapping[str, list[dict[str, Any]]], is_quick: bool) -> None:
     ms = {way: {k: 1000 * median(one["seconds"][k] for one in runs) for k in KINDS} for way, runs in found.items()}
     memory = {way: {k: median(one["memory"][k] for one in runs) for k in KINDS} for way, runs in found.items()}
@@ -229,6 +243,8 @@ def show(found: Mapping[str, list[dict[str, Any]]], is_quick: bool) -> None:
             "ratio_to_stock_by_requests": round(ms["stock"]["requests"] / ms["ours"]["requests"], 2),
             "ratio_to_rowwise_by_requests": round(ms["rowwise"]["requests"] / ms["ours"]["requests"], 2),
             "ratio_ours_by_requests_to_stock_by_rows": round(ms["stock"]["rows"] / ms["ours"]["requests"], 2),
+            f"ratio_to_stock{LOW}": _low_ratio(ms, "rows"),
+            f"ratio_to_stock_by_requests{LOW}": _low_ratio(ms, "requests"),
             "memory_to_tables": {way: {k: round(v, 2) for k, v in by.items()} for way, by in memory.items()},
             **from_disk(SCALE[is_quick], is_quick),
             "table_rows": TABLE_ROWS[is_quick],

@@ -20,7 +20,7 @@ from training.recipes import second_stage
 from training.set_files import load_set
 
 NUM_BATCHES = {True: 4, False: 8}
-TURNS = {True: 3, False: 5}
+TURNS = {True: 2, False: 5}
 
 
 def from_disk(scale: float, is_quick: bool) -> dict[str, float]:

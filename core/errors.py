@@ -9,6 +9,7 @@ VitrineError
 ├── BundleError            a model bundle or index is incomplete, altered or does not match
 ├── FeatureStoreError      Feast or its stores failed or answered nonsense
 ├── StoreUnavailableError  Redis or another service does not answer
+├── DeadlineError          a part of a request did not end in time
 └── TrackingError          MLflow failed
 
 ValueError stays for bad arguments of a function and assert for impossible states. A message says
@@ -53,6 +54,10 @@ class FeatureStoreError(VitrineError):
 
 class StoreUnavailableError(VitrineError):
     """A service such as Redis does not answer."""
+
+
+class DeadlineError(VitrineError):
+    """A part of a request did not end in time, or was not begun for want of it."""
 
 
 class TrackingError(VitrineError):

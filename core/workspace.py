@@ -4,7 +4,12 @@ var/<dataset>/
   dataset.json      what the data is, and where its time ends (DatasetManifest)
   log/<table>/      the append-only event log, day=YYYY-MM-DD/*.parquet
   quarantine/       refused rows with reasons, one Parquet file per gate and run
-  journal.db        events posted over HTTP, durable before they are acknowledged
+  journal.db        events and writes that came over HTTP, durable before they are acknowledged
+  explanations.db   why each served post was where it was, bounded in age and size
+  precomputed/      slates for chosen users, served at overload and when ranking is down
+  served.db         pages as they were served
+  api_keys.json     hashes of the keys that may call the server
+  signing.key, signing.pub   what bundles and indexes are signed with, and checked by
   served_features/  what the second stage was fed for sampled requests, Parquet, a week of it
   data/             Feast's own: registry.db, features/<view>/, redis/; feature_state/ for the next build
   training_sets/    point-in-time joined examples, by name
@@ -78,12 +83,32 @@ class Workspace:
         return self.root / "served.db"
 
     @property
+    def explanations(self) -> Path:
+        return self.root / "explanations.db"
+
+    @property
+    def precomputed(self) -> Path:
+        return self.root / "precomputed"
+
+    @property
     def served_features(self) -> Path:
         return self.root / "served_features"
 
     @property
     def cursor_secret(self) -> Path:
         return self.root / "cursor.secret"
+
+    @property
+    def api_keys(self) -> Path:
+        return self.root / "api_keys.json"
+
+    @property
+    def signing_key(self) -> Path:
+        return self.root / "signing.key"
+
+    @property
+    def verify_key(self) -> Path:
+        return self.root / "signing.pub"
 
     @property
     def data(self) -> Path:

@@ -17,11 +17,12 @@ import pyarrow.dataset as ds
 from core.files import write_atomically
 from core.schema import ENGAGEMENT_KINDS, TABLES
 from core.workspace import Workspace
-from events.journal import IMPRESSION, UNFOLLOW, Journal, JournalEvent
+from events.journal import IMPRESSION, UNBLOCK, UNFOLLOW, UNHIDE, WRITE_KINDS, Journal, JournalEvent
 from events.lock import exclusive
 from events.log import JOURNAL_PLACE, REQUESTS_UNTIL, append, count_rows
 from events.quarantine import quarantine
 from events.served import ServedLog, ServedPage
+from events.writes import written_rows, written_users
 
 GATE = "journal"
 KEEP = timedelta(days=90)
@@ -52,7 +53,7 @@ def compact(workspace: Workspace, batch: int = 50_000) -> CompactReport:
     if not workspace.journal.exists():
         return CompactReport(0, written, 0)
     with exclusive(workspace.log.parent, workspace.log.name), Journal(workspace.journal) as journal:
-        while rows := journal.since(_place(workspace.log), batch):
+        while rows := journal.since(journal_place(workspace.log), batch):
             events = _with_creators(workspace.log, [event for _, event in rows])
             reasons = _reasons(journal, events)
             taken = [event for event, reason in zip(events, reasons, strict=True) if reason is None]
@@ -65,7 +66,7 @@ def compact(workspace: Workspace, batch: int = 50_000) -> CompactReport:
             write_atomically(workspace.log / JOURNAL_PLACE, json.dumps({"place": place}))
             num_events += len(rows)
         if num_events:
-            journal.prune(_place(workspace.log), KEEP)
+            journal.prune(journal_place(workspace.log), KEEP)
     return CompactReport(num_events, written, num_refused)
 
 
@@ -96,7 +97,7 @@ def _requests(pages: Sequence[ServedPage]) -> pa.Table:
     return pa.table({f.name: pa.array(columns[f.name], f.type) for f in schema}, schema=schema)
 
 
-def _place(log_root: Path) -> int:
+def journal_place(log_root: Path) -> int:
     """The place of the last journal event that is in this log, 0 for none."""
     path = log_root / JOURNAL_PLACE
     return int(json.loads(path.read_text())["place"]) if path.exists() else 0
@@ -106,6 +107,7 @@ def _with_creators(log_root: Path, events: Sequence[JournalEvent]) -> list[Journ
     """The events, each with its post's creator where the sender left it out and the log knows it."""
     wanted = {e.post_id for e in events if e.creator_id is None and e.post_id is not None}
     creator_of = _lookup(log_root, "posts", "post_id", "creator_id", wanted)
+    creator_of |= {e.entity_id: e.creator_id for e in events if e.kind == "put_post" and e.creator_id is not None}
     return [
         replace(e, creator_id=creator_of.get(e.post_id)) if e.creator_id is None and e.post_id is not None else e
         for e in events
@@ -119,6 +121,8 @@ def _reasons(journal: Journal, events: Sequence[JournalEvent]) -> list[str | Non
 
 
 def _reason(event: JournalEvent, shown_at: datetime | None) -> str | None:
+    if event.kind in (*WRITE_KINDS, UNHIDE, UNBLOCK):
+        return None  # a write names what it is about; a wish taken back lives in the journal alone
     if event.creator_id is None:
         return "post_id: not in posts, so the creator is unknown"
     if event.event_at > event.received_at + MAX_AHEAD:
@@ -144,16 +148,20 @@ def _plain(value: object) -> object:
 
 def _tables(log_root: Path, events: Sequence[JournalEvent]) -> dict[str, pa.Table]:
     """The events as rows of the log's tables; users the log has not met get a row without profile."""
+    written, by_write = written_rows(log_root, events), written_users(events)
+    events = [event for event in events if event.kind not in WRITE_KINDS]
     impressions = [e for e in events if e.kind == IMPRESSION]
     engagements = [e for e in events if e.kind in ENGAGEMENT_KINDS and e.post_id is not None]
     follows = [e for e in events if e.kind in ("follow", UNFOLLOW)]
     tables = {
-        "users": _users(log_root, events),
+        "users": _users(log_root, [event for event in events if event.user_id not in by_write]),
         "impressions": _impressions(impressions),
         "engagements": _engagements(engagements),
         "follows": _follows(follows),
     }
-    return {name: table for name, table in tables.items() if table.num_rows}
+    if "users" in written:
+        tables["users"] = pa.concat_tables([tables["users"], written.pop("users")])
+    return {name: table for name, table in (written | tables).items() if table.num_rows}
 
 
 def _users(log_root: Path, events: Sequence[JournalEvent]) -> pa.Table:

@@ -1,4 +1,4 @@
-"""The journal: events posted over HTTP, durable before they are acknowledged, one row per event id.
+"""The journal: events and writes that came over HTTP, durable before they are acknowledged, one row per event id.
 
 A SQLite file in WAL mode with full synchronisation, so that a process killed right after `append` returned
 loses nothing, and a batch sent twice counts once. Several processes may hold it open at the same time.
@@ -12,19 +12,34 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from core.ids import MAX_ID
 from core.schema import ENGAGEMENT_KINDS
 from events.sqlite_errors import mapped_errors
 
 IMPRESSION = "impression"
-UNFOLLOW = "unfollow"
-JOURNAL_KINDS = (IMPRESSION, *ENGAGEMENT_KINDS, UNFOLLOW)
-"""Everything the journal keeps. A `follow` with a post is also an engagement with it."""
+UNFOLLOW, UNHIDE, UNBLOCK = "unfollow", "unhide", "unblock"
+TOPIC_WISHES = MUTE_TOPIC, UNMUTE_TOPIC = ("mute_topic", "unmute_topic")
+"""About the topic of the post they name."""
+JOURNAL_KINDS = (IMPRESSION, *ENGAGEMENT_KINDS, UNFOLLOW, UNHIDE, UNBLOCK, *TOPIC_WISHES)
+"""What users see and do. A `follow` with a post is also an engagement with it."""
+
+ENTITIES = ("user", "creator", "post")
+PUTS = tuple(f"put_{entity}" for entity in ENTITIES)
+DELETES = tuple(f"delete_{entity}" for entity in ENTITIES)
+WRITE_KINDS = (*PUTS, *DELETES)
+"""Writes of the catalogue: a put carries the whole entity as JSON, a delete nothing but its id."""
+
+NO_USER = -1
+"""User of a write that is about a post or a creator."""
 
 _HIDING = ("hide", "see_less", "report")
-_CONTROL = (*_HIDING, "block", "follow", UNFOLLOW)
+_LIFTING = {UNFOLLOW: ("follow",), UNHIDE: _HIDING, UNBLOCK: ("block",), "follow": (UNFOLLOW,), "block": (UNBLOCK,)}
+_LIFTING |= dict.fromkeys(_HIDING, (UNHIDE,))
+"""What each wish takes back."""
+_CONTROL = (*_HIDING, "block", "follow", UNFOLLOW, UNHIDE, UNBLOCK, *TOPIC_WISHES)
+_KEPT = (*_CONTROL, *WRITE_KINDS)
 _BUSY_SECONDS = 10.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -47,10 +62,15 @@ CREATE TABLE IF NOT EXISTS events (
     propensity REAL,
     spec_version TEXT,
     model_versions TEXT,
-    dwell_seconds REAL
+    dwell_seconds REAL,
+    payload TEXT
 );
 CREATE INDEX IF NOT EXISTS events_by_user ON events (user_id, kind, event_at);
+CREATE INDEX IF NOT EXISTS seen_by_place ON events (user_id, place) WHERE kind = 'impression';
 """
+_WRITES = (
+    f"CREATE INDEX IF NOT EXISTS writes ON events (kind, user_id, creator_id, post_id) WHERE kind IN {WRITE_KINDS};"
+)
 
 
 @dataclass(frozen=True)
@@ -74,25 +94,38 @@ class JournalEvent:
     spec_version: str | None = None
     model_versions: str | None = None
     dwell_seconds: float | None = None
+    payload: str | None = None
+    """The entity that a put writes, as JSON."""
 
     def __post_init__(self) -> None:
-        if self.kind not in JOURNAL_KINDS:
+        if self.kind not in JOURNAL_KINDS + WRITE_KINDS:
             raise ValueError(f"event {self.event_id}: kind {self.kind!r} is none of {', '.join(JOURNAL_KINDS)}")
         for name in ("user_id", "post_id", "creator_id", "request_id"):
             number = getattr(self, name)
-            if number is not None and not 0 <= number <= MAX_ID:
+            is_absent = number is None or (name == "user_id" and number == NO_USER and self.kind in WRITE_KINDS)
+            if not is_absent and not 0 <= number <= MAX_ID:
                 raise ValueError(f"event {self.event_id}: {name} {number} is not within 0 and 2^63 - 1")
         if not self.event_id:
             raise ValueError("event_id is empty; every event needs an id of its own")
+        if self.kind in WRITE_KINDS:
+            if (self.kind in PUTS) != (self.payload is not None) or self.entity_id < 0:
+                raise ValueError(f"event {self.event_id}: {self.kind} needs an id, and a payload only if it is a put")
+            return
         if self.kind == IMPRESSION and self.surface is None:
             raise ValueError(f"event {self.event_id}: an impression needs its surface")
-        if self.kind in ("follow", UNFOLLOW, "block"):
+        if self.kind in ("follow", UNFOLLOW, "block", UNBLOCK):
             if self.post_id is None and self.creator_id is None:
                 raise ValueError(f"event {self.event_id}: {self.kind} needs a creator_id or a post_id")
         elif self.post_id is None:
             raise ValueError(f"event {self.event_id}: {self.kind} needs a post_id")
-        if self.kind == UNFOLLOW and self.creator_id is None:
-            raise ValueError(f"event {self.event_id}: unfollow needs a creator_id")
+        if self.kind in (UNFOLLOW, UNBLOCK) and self.creator_id is None:
+            raise ValueError(f"event {self.event_id}: {self.kind} needs a creator_id")
+
+    @property
+    def entity_id(self) -> int:
+        """Id of what a write is about, -1 where it is missing."""
+        number = getattr(self, f"{self.kind.partition('_')[2]}_id")
+        return -1 if number is None else int(number)
 
 
 _COLUMNS = tuple(JournalEvent.__dataclass_fields__)
@@ -102,6 +135,19 @@ _INSERT = (
     "ON CONFLICT (event_id) DO NOTHING"
 )
 _SELECT = f"SELECT place, {', '.join(_COLUMNS)} FROM events"
+_SINCE_DELETION = "place > coalesce((SELECT max(place) FROM events WHERE user_id = ? AND kind = 'delete_user'), 0)"
+
+
+class TailEvent(NamedTuple):
+    """What follows the journal reads of an event. `event_at` is in microseconds since 1970."""
+
+    place: int
+    kind: str
+    user_id: int
+    post_id: int | None
+    creator_id: int | None
+    event_at: int
+    payload: str | None
 
 
 @dataclass(frozen=True)
@@ -122,6 +168,10 @@ class UserControls:
     blocked_post_ids: frozenset[int] = frozenset()
     followed_creator_ids: frozenset[int] = frozenset()
     unfollowed_creator_ids: frozenset[int] = frozenset()
+    unhidden_post_ids: frozenset[int] = frozenset()
+    unblocked_creator_ids: frozenset[int] = frozenset()
+    topic_wishes: tuple[tuple[str, int], ...] = ()
+    """Kind and post of each wish about a topic, oldest first."""
 
 
 class Journal:
@@ -132,15 +182,21 @@ class Journal:
         self.path = path
         self._writing = threading.Lock()
         self._reading = threading.Lock()
+        self.is_failing = False
+        """Whether the last `append` could not keep its events."""
         with mapped_errors("journal", self.path):
             self._writer = self._connect()
             self._writer.executescript(_SCHEMA)
+            if "payload" not in {row[1] for row in self._writer.execute("PRAGMA table_info(events)")}:
+                self._add_payload()
+            self._writer.executescript(_WRITES)
             self._reader = self._connect()
 
     def append(self, events: Sequence[JournalEvent]) -> JournalReport:
         """What of the batch is new. All of it is on disk when this returns; nothing of it when this raises."""
         rows = [_to_row(event) for event in events]
         with self._writing, mapped_errors("journal", self.path):
+            self.is_failing = True
             before = self._writer.total_changes
             self._writer.execute("BEGIN IMMEDIATE")
             try:
@@ -151,24 +207,29 @@ class Journal:
                     self._writer.execute("ROLLBACK")
                 raise
             accepted = self._writer.total_changes - before
+            self.is_failing = False
         return JournalReport(accepted, len(rows) - accepted)
 
     def user_controls(self, user_id: int) -> UserControls:
-        """What the user hid, blocked, followed and unfollowed; a later follow or unfollow overrules an earlier."""
+        """What the user hid, blocked, followed and took back; a later wish overrules an earlier opposite one.
+
+        Nothing from before the user was deleted counts.
+        """
         rows = self._read(
-            f"SELECT kind, post_id, creator_id FROM events WHERE user_id = ? AND kind IN {_CONTROL} ORDER BY place",
-            (user_id,),
+            f"SELECT kind, post_id, creator_id FROM events WHERE user_id = ? AND kind IN {_CONTROL} "
+            f"AND {_SINCE_DELETION} ORDER BY place",
+            (user_id, user_id),
         )
         posts: dict[str, set[int]] = {kind: set() for kind in _CONTROL}
         creators: dict[str, set[int]] = {kind: set() for kind in _CONTROL}
-        opposite = {"follow": UNFOLLOW, UNFOLLOW: "follow"}
         for kind, post_id, creator_id in rows:
             if post_id is not None:
                 posts[kind].add(post_id)
             if creator_id is not None:
                 creators[kind].add(creator_id)
-                if kind in opposite:
-                    creators[opposite[kind]].discard(creator_id)
+            for lifted in _LIFTING.get(kind, ()):
+                posts[lifted].discard(post_id)
+                creators[lifted].discard(creator_id)
         return UserControls(
             hidden_post_ids=frozenset().union(*(posts[kind] for kind in _HIDING)),
             see_less_post_ids=frozenset(posts["see_less"]),
@@ -176,22 +237,26 @@ class Journal:
             blocked_post_ids=frozenset(posts["block"]),
             followed_creator_ids=frozenset(creators["follow"]),
             unfollowed_creator_ids=frozenset(creators[UNFOLLOW]),
+            unhidden_post_ids=frozenset(posts[UNHIDE]),
+            unblocked_creator_ids=frozenset(creators[UNBLOCK]),
+            topic_wishes=tuple((kind, post_id) for kind, post_id, _ in rows if kind in TOPIC_WISHES),
         )
 
-    def seen(self, user_id: int, since: datetime) -> frozenset[int]:
-        """Ids of posts the user saw at or after `since`."""
+    def seen_after(self, user_id: int, place: int, limit: int) -> list[tuple[int, int, float]]:
+        """Place, post id and unix seconds of the user's first `limit` impressions behind `place`, oldest first."""
         rows = self._read(
-            "SELECT DISTINCT post_id FROM events WHERE user_id = ? AND kind = ? AND event_at >= ?",
-            (user_id, IMPRESSION, _micros(since)),
+            "SELECT place, post_id, event_at FROM events WHERE user_id = ? AND place > ? AND kind = 'impression' "
+            f"AND {_SINCE_DELETION} ORDER BY place LIMIT ?",
+            (user_id, place, user_id, limit),
         )
-        return frozenset(row[0] for row in rows)
+        return [(found, post_id, micros / 1e6) for found, post_id, micros in rows]
 
     def recent_engagements(self, user_id: int, since: datetime, limit: int = 50) -> list[JournalEvent]:
         """The user's last engagements with posts at or after `since`, newest first."""
         rows = self._read(
             f"{_SELECT} WHERE user_id = ? AND kind IN {ENGAGEMENT_KINDS} AND event_at >= ? AND post_id IS NOT NULL "
-            "ORDER BY event_at DESC, place DESC LIMIT ?",
-            (user_id, _micros(since), limit),
+            f"AND {_SINCE_DELETION} ORDER BY event_at DESC, place DESC LIMIT ?",
+            (user_id, _micros(since), user_id, limit),
         )
         return [_from_row(row)[1] for row in rows]
 
@@ -199,6 +264,44 @@ class Journal:
         """At most `limit` events after `place`, each with its own place, in order of acknowledgement."""
         rows = self._read(f"{_SELECT} WHERE place > ? ORDER BY place LIMIT ?", (place, limit))
         return [_from_row(row) for row in rows]
+
+    def tail(self, place: int, since: datetime | None = None, limit: int = 10_000) -> list[TailEvent]:
+        """At most `limit` events after `place`; with `since` only writes and what happened from then on."""
+        query = f"SELECT {', '.join(TailEvent._fields)} FROM events WHERE place > ?"
+        query += "" if since is None else f" AND (event_at >= {_micros(since)} OR kind IN {WRITE_KINDS})"
+        return [TailEvent(*row) for row in self._read(f"{query} ORDER BY place LIMIT ?", (place, limit))]
+
+    def last_place(self) -> int:
+        """Place of the newest event, 0 for none."""
+        return int(self._read("SELECT coalesce(max(place), 0) FROM events", ())[0][0])
+
+    def payload(self, place: int) -> str:
+        """The entity that the put at `place` wrote, as JSON. Raises ValueError where there is none."""
+        rows = self._read("SELECT payload FROM events WHERE place = ?", (place,))
+        if not rows or rows[0][0] is None:
+            raise ValueError(f"the journal holds no put at {place}")
+        return str(rows[0][0])
+
+    def wishing_users(self) -> list[int]:
+        """Ids of the users who asked something of their feed, ascending."""
+        return [
+            row[0] for row in self._read(f"SELECT DISTINCT user_id FROM events WHERE kind IN {_CONTROL} ORDER BY 1", ())
+        ]
+
+    def deletions(self, until: int) -> list[tuple[str, int, bool]]:
+        """Entity, id and whether it was written again, of everything deleted at or before `until`."""
+        rows = self._read(
+            f"SELECT kind, user_id, creator_id, post_id, max(place) FROM events INDEXED BY writes "
+            f"WHERE kind IN {WRITE_KINDS} AND place <= ? GROUP BY kind, user_id, creator_id, post_id",
+            (until,),
+        )
+        last: dict[str, dict[tuple[str, int], int]] = {"put": {}, "delete": {}}
+        for kind, user_id, creator_id, post_id, place in rows:
+            verb, _, entity = kind.partition("_")
+            ids = {"user": user_id, "creator": creator_id, "post": post_id}
+            key = (entity, ids[entity])
+            last[verb][key] = max(place, last[verb].get(key, 0))
+        return [(*key, last["put"].get(key, 0) > place) for key, place in last["delete"].items()]
 
     def impression_times(self, impression_ids: Sequence[str]) -> dict[str, datetime]:
         """When each of these impressions was seen, for those that the journal holds."""
@@ -211,10 +314,10 @@ class Journal:
     def prune(self, place: int, keep: timedelta) -> int:
         """Number of events dropped: up to `place`, and received more than `keep` before the newest.
 
-        What a user asked of their feed (hide, block, follow, ...) is never dropped.
+        What a user asked of their feed (hide, block, follow, ...) and writes of the catalogue are never dropped.
         """
         query = (
-            f"DELETE FROM events WHERE place <= ? AND kind NOT IN {_CONTROL} "
+            f"DELETE FROM events WHERE place <= ? AND kind NOT IN {_KEPT} "
             "AND received_at < (SELECT max(received_at) FROM events) - ?"
         )
         with self._writing, mapped_errors("journal", self.path):
@@ -232,6 +335,14 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _add_payload(self) -> None:
+        """Brings a journal from before there were writes to today's columns."""
+        try:
+            self._writer.execute("ALTER TABLE events ADD COLUMN payload TEXT")
+        except sqlite3.OperationalError as error:
+            if "duplicate column" not in str(error):  # another process was first
+                raise
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)

@@ -45,7 +45,7 @@ JOURNAL_PLACE = "journal_place.json"
 REQUESTS_UNTIL = "requests_until.json"
 """File of a log that tells up to when it holds the requests that were served."""
 
-FROM_JOURNAL = ("users", "follows", "requests", "impressions", "engagements")
+FROM_JOURNAL = ("users", "creators", "posts", "follows", "requests", "impressions", "engagements")
 """Tables into which the journal is compacted."""
 
 _SOURCE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")

@@ -1,7 +1,7 @@
-"""Every page as it was served: joins events to what was shown, keeps cursors free of repeats, explains slates.
+"""Every page as it was served: joins events to what was shown and keeps cursors free of repeats.
 
 A SQLite file beside the journal. It is not part of the promise of durability that /events gives: a page lost
-in a power cut costs its explanation, nothing else, so writes do not wait for the disk.
+in a power cut costs the join of its events, nothing else, so writes do not wait for the disk.
 """
 
 import sqlite3
@@ -34,8 +34,7 @@ CREATE TABLE IF NOT EXISTS pages (
     positions BLOB NOT NULL,
     post_ids BLOB NOT NULL,
     propensities BLOB NOT NULL,
-    sources TEXT NOT NULL,
-    explanations TEXT NOT NULL
+    sources TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS pages_by_visit ON pages (visit_id);
 CREATE INDEX IF NOT EXISTS pages_by_time ON pages (requested_at);
@@ -43,7 +42,6 @@ CREATE INDEX IF NOT EXISTS pages_by_time ON pages (requested_at);
 _COLUMNS = (
     "request_id", "visit_id", "user_id", "surface", "country", "language", "device", "requested_at",
     "spec_version", "model_versions", "degraded", "positions", "post_ids", "propensities", "ranked_at", "sources",
-    "explanations",
 )  # fmt: skip
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -69,7 +67,6 @@ class ServedPage:
     ranked_at: tuple[datetime, ...]
     """Serve time of the ranking; earlier than the request where the post came from a kept slate."""
     sources: tuple[tuple[str, ...], ...]
-    explanations: tuple[dict[str, object], ...] = ()
 
 
 class ServedLog:
@@ -84,6 +81,9 @@ class ServedLog:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
             self._connection.executescript(_SCHEMA)
+            if "explanations" in {row[1] for row in self._connection.execute("PRAGMA table_info(pages)")}:
+                # A file of before explanations had a store of their own.
+                self._connection.execute("ALTER TABLE pages DROP COLUMN explanations")
 
     def append(self, page: ServedPage) -> None:
         """Keeps the page. Raises StoreUnavailableError."""
@@ -93,7 +93,7 @@ class ServedLog:
             _text(page.degraded), np.array(page.positions, dtype="<i8").tobytes(),
             np.array(page.post_ids, dtype="<i8").tobytes(), np.array(page.propensities, dtype="<f8").tobytes(),
             np.array([_micros(at) for at in page.ranked_at], dtype="<i8").tobytes(),
-            _text(page.sources), _text(page.explanations),
+            _text(page.sources),
         )  # fmt: skip
         query = f"INSERT OR REPLACE INTO pages ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
         with self._lock, mapped_errors("served log", self._path):
@@ -143,7 +143,6 @@ def _from_row(row: tuple[Any, ...]) -> ServedPage:
     cells["ranked_at"] = tuple(_instant(micros) for micros in cells["ranked_at"])
     cells["degraded"] = tuple(orjson.loads(cells["degraded"]))
     cells["sources"] = tuple(tuple(s) for s in orjson.loads(cells["sources"]))
-    cells["explanations"] = tuple(orjson.loads(cells["explanations"]))
     return ServedPage(**cells)
 
 

@@ -18,10 +18,12 @@ from feature_repo.stores.packed.unpack import Unpacked
 class OnlineFeatures:
     """Reads the features last materialised; built once per process, safe among threads."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, wait_seconds: float | None = None) -> None:
+        """`wait_seconds`: longest wait for one answer of Redis; None leaves it to the store, for batches."""
         feature_store = open_feature_store(workspace)
         self._config = feature_store.config
         self._store = packed_store(feature_store)
+        self._store.wait_seconds = wait_seconds
         # From the definitions, not the registry: the code that reads knows the schema it was written for.
         self._defined = {v.name: v for v in vars(definitions).values() if isinstance(v, FeatureView)}
         self._readers: dict[tuple[str, ...], PackedReader] = {}

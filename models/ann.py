@@ -9,7 +9,7 @@ Shapes: B users, N posts, D dimensions, K posts wanted. Scores are inner product
 import json
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,15 @@ class PostIndex:
             scores += (queries_BD @ self._centre_D)[:, None]
         return rows, np.where(rows >= 0, scores, -np.inf).astype(np.float32)
 
+    def with_added(self, post_ids: NDArray[np.int64], vectors_ND: NDArray[np.float32]) -> "PostIndex":
+        """A copy in memory that holds more posts; an inverted file keeps its lists. This index stays as it is."""
+        # A clone of a mapped index is mapped as well, and adding to it ends the process.
+        index = faiss.deserialize_index(faiss.serialize_index(self._index))
+        vectors = vectors_ND if self._centre_D is None else vectors_ND - self._centre_D
+        index.add(padded(np.ascontiguousarray(vectors, dtype=np.float32), index.d))
+        ids = np.concatenate([self.post_ids, np.asarray(post_ids, dtype=np.int64)])
+        return PostIndex(replace(self.manifest, count=len(ids)), index, ids, self._centre_D)
+
     def _parameters(self, eligible: EligibleBits | None) -> Any:
         if eligible is None:
             return None
@@ -197,8 +206,21 @@ def _inverted_file(vectors_ND: NDArray[np.float32], lists: int, num_probes: int)
 
 
 def publish_index(root: Path, index_id: str) -> None:
-    """Makes `index_id` the one that serves, in one step."""
-    write_atomically(root / "champion.json", json.dumps({"index_id": index_id}))
+    """Makes `index_id` the one that serves, in one step, and keeps the name of the one before it."""
+    pointer = root / "champion.json"
+    write_atomically(
+        pointer, json.dumps({"index_id": index_id, "previous": previous_name(pointer, "index_id", index_id)})
+    )
+
+
+def previous_name(pointer: Path, key: str, name: str) -> str | None:
+    """What `pointer` named before `name`, None where it named nothing else."""
+    try:
+        named = json.loads(pointer.read_text())
+        before = named[key] if named[key] != name else named.get("previous")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return None if before is None else str(before)
 
 
 def champion_index(root: Path) -> Path:

@@ -44,4 +44,6 @@ class NumericBins(nn.Module):
 
     def forward(self, rows_BF: Tensor) -> Tensor:
         places_BFT = (rows_BF.unsqueeze(2) - self.low).mul_(self.per_width).clamp_(0, 1)
-        return torch.relu(torch.einsum("bft,ftd->bfd", places_BFT, self.weight_FTD) + self.bias_FD).flatten(1)
+        with torch.autocast(rows_BF.device.type, enabled=False):  # so thin a product is slower cast, and less exact
+            readings_BFD = torch.einsum("bft,ftd->bfd", places_BFT, self.weight_FTD)
+        return torch.relu(readings_BFD + self.bias_FD).flatten(1)

@@ -30,15 +30,15 @@ class Pools(Protocol):
     def pool(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Mean vector per row and feature, [B, D]; a row without entries gives zeros."""
 
+    def embed(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Vector per entry and feature, [B, L, D]; padding gives the vector of row 0."""
+
 
 class Tables(Pools, Protocol):
     """What a network asks of its embedding tables."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The trainable weights."""
-
-    def embed(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Vector per entry and feature, [B, L, D]; padding gives the vector of row 0."""
 
     def export(self) -> dict[str, Tensor]:
         """Weights as `PlainTables` names them."""
@@ -147,8 +147,8 @@ class PooledTables(nn.Module):
 
     def pool(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         rows = self._hashes.spread(rows)
-        num_rows = next(iter(rows.values())).shape[0]
-        nothing = torch.zeros(num_rows, dtype=torch.int64)
+        some = next(iter(rows.values()))
+        nothing = some.new_zeros(len(some), dtype=torch.int64)
         values, lengths = [], []
         for feature in self._features:
             if feature not in rows:
@@ -162,7 +162,11 @@ class PooledTables(nn.Module):
         return {feature: pooled[feature] for feature in rows}
 
     def embed(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        raise NotImplementedError("pooled tables have no vector per entry; build the network on EntryTables")
+        found = {}
+        for feature, rows_BL in self._hashes.spread(rows).items():
+            is_sparse = self.collection.embedding_bags[self._table_of[feature]].sparse
+            found[feature] = F.embedding(rows_BL.clamp(min=0), self.weight(feature), sparse=is_sparse)
+        return self._hashes.gathered(found)
 
     def weight(self, feature: str) -> nn.Parameter:
         """The table that a feature reads, [rows, D]."""
@@ -228,7 +232,12 @@ def table_modules(module: nn.Module) -> dict[str, Tables]:
 
 @torch.no_grad()
 def start_tables(module: nn.Module, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Gives every table of a network that has the name and shape of one of `weights` its values; names of those."""
+    """Gives every table of a network that has the name and shape of one of `weights` its values; names of those.
+
+    Raises ValueError where several processes train together and each has a part of a table only.
+    """
+    if weights and is_sharded():
+        raise ValueError("tables that start from another model's lie in one process; train without torchrun")
     started = dict[str, None]()
     for part in table_modules(module).values():
         for path, mine in part.export().items():

@@ -80,14 +80,14 @@ class FoundationModel(nn.Module):
     def posts(self, encoded: EncodedSide) -> tuple[Tensor, Tensor]:
         """What an event carries of each post [P, E], and the post's vector [P, D]."""
         contents_PE = self.content(self._side("post", encoded))
-        vectors_PD = self.post_out(contents_PE)
+        vectors_PD = self.post_out(contents_PE).float()
         if encoded.embeddings.shape[1]:
             vectors_PD = vectors_PD + self.plain_out(encoded.embeddings)
         return contents_PE, vectors_PD
 
     def creators(self, rows_C1: Tensor) -> Tensor:
         """Vectors of creators by their rows of the table, [C, D]."""
-        vectors_CD: Tensor = self.creator_out(self.tables.pool({CREATOR: rows_C1})[CREATOR])
+        vectors_CD: Tensor = self.creator_out(self.tables.pool({CREATOR: rows_C1})[CREATOR]).float()
         return vectors_CD
 
     def states(
@@ -101,7 +101,7 @@ class FoundationModel(nn.Module):
         # What was liked and what was passed over say opposite things of the same content: a product, not a sum.
         events_WLE = contents_WLE * self.meaning(flags_WLK) + self.flags(flags_WLK) + self.gaps(gaps_WL)
         states_WLE = self.encoder(torch.cat([start_W1E, events_WLE], dim=1))
-        weights_WL1 = self.taste_weight(flags_WLK)
+        weights_WL1 = self.taste_weight(flags_WLK).float()
         total_WLD = (weights_WL1 * vectors_WLD).cumsum(1)
         mass_WL1 = weights_WL1.abs().cumsum(1) + F.softplus(self.taste_prior)
         taste_WLD = F.pad(total_WLD / mass_WL1, (0, 0, 1, 0))
@@ -115,12 +115,12 @@ class FoundationModel(nn.Module):
 
     def kinds(self, states_NS: Tensor) -> Tensor:
         """Logits [N, K] of the kind of the next event."""
-        logits_NK: Tensor = self.next_kind(states_NS[:, : self.config.encoder.dim])
+        logits_NK: Tensor = self.next_kind(states_NS[:, : self.config.encoder.dim]).float()
         return logits_NK
 
     def reactions(self, users_ND: Tensor, posts_ND: Tensor) -> Tensor:
         """Logits [N, H] of every engagement of each user with the post beside it, were it shown."""
-        together_NH = (users_ND * posts_ND) @ self.reaction_HD.T
+        together_NH = ((users_ND * posts_ND) @ self.reaction_HD.T).float()
         logits_NH: Tensor = together_NH + self.reaction_user(users_ND) + self.reaction_post(posts_ND)
         return logits_NH
 
@@ -161,7 +161,7 @@ def gap_buckets(seconds: Tensor) -> Tensor:
 
 def flag_columns(flags: Tensor) -> Tensor:
     """Bits of each event as 0 and 1, [..., K]."""
-    return (flags.unsqueeze(-1) >> torch.arange(len(EVENT_FLAGS)) & 1).to(torch.float32)
+    return (flags.unsqueeze(-1) >> torch.arange(len(EVENT_FLAGS), device=flags.device) & 1).to(torch.float32)
 
 
 def config_from_json(values: Mapping[str, Any]) -> FoundationConfig:

@@ -19,7 +19,8 @@ class FusedTable(nn.Module):
     """Rows of an embedding table to vectors.
 
     Read a table once per forward pass: several features go in as one list of rows, or each of their updates
-    would count as a step of its own. `is_half` keeps the weights in float16 (the CPU's kernel knows no bfloat16).
+    would count as a step of its own. The table stays on the host whatever `to` says; rows come from any device and
+    their vectors go back there. `is_half` keeps the weights in float16 (the CPU's kernel knows no bfloat16).
     """
 
     def __init__(self, name: str, num_rows: int, dim: int, *, is_half: bool = False) -> None:
@@ -53,13 +54,18 @@ class FusedTable(nn.Module):
         for state in self.kernel.split_optimizer_states()[0]:
             state[rows_M] = 0
 
+    def _apply(self, fn: Any, recurse: bool = True) -> "FusedTable":
+        # A network that moves to a GPU leaves its tables, which may be larger than the GPU's memory.
+        return self
+
     def forward(self, rows_M: Tensor) -> Tensor:
+        device, rows_M = rows_M.device, rows_M.cpu()
         if not torch.is_grad_enabled():  # the kernel knows no inference mode
-            return F.embedding(rows_M, self.weight).float()
+            return F.embedding(rows_M, self.weight).float().to(device)
         # Bags of one entry: on CPU the kernel without bags took twenty times as long.
         offsets = torch.arange(len(rows_M) + 1, dtype=rows_M.dtype)
         vectors_MD: Tensor = self.kernel(rows_M, offsets)
-        return vectors_MD
+        return vectors_MD.to(device)
 
 
 def _kernel(num_rows: int, dim: int, is_half: bool) -> Any:

@@ -52,7 +52,7 @@ def sampled_softmax(
     """
     logits_PN = users_PD @ posts_ND.T - log_q_N
     is_hit_PN = post_ids_N[targets_P][:, None] == post_ids_N[None, :]
-    is_hit_PN[torch.arange(len(targets_P)), targets_P] = False
+    is_hit_PN.scatter_(1, targets_P[:, None], False)
     logits_PN = logits_PN.masked_fill(is_hit_PN, float("-inf"))
     logits_PM = logits_PN if hard_PK is None else torch.cat([logits_PN, hard_PK], dim=1)
     loss_P = F.cross_entropy(logits_PM, targets_P, reduction="none")
@@ -74,7 +74,9 @@ def full_softmax(
     A score is an inner product plus the post's bias; a user's N scores are shared by their positives. They are
     computed in bfloat16 where the processor multiplies such numbers.
     """
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
+    place = users_QD.device.type
+    is_low = torch.cuda.is_bf16_supported() if place == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    with torch.autocast(place, dtype=torch.bfloat16, enabled=is_low):
         scores_QN = users_QD @ posts_ND.T
     log_total_Q = (scores_QN.float() + bias_N).logsumexp(1)
     score_P = (users_QD[user_of_P] * posts_ND[post_of_P]).sum(1) + bias_N[post_of_P]

@@ -55,6 +55,7 @@ def request_grid(request_B: Tensor | None, num_requests: int, num_posts: int) ->
         if num_requests == 1 and num_posts:
             return RequestGrid(torch.zeros(num_posts, dtype=torch.int64), None, None, 1, num_posts)
         request_B = torch.arange(num_posts) if num_requests == num_posts else torch.zeros(num_posts, dtype=torch.int64)
+    device = request_B.device
     counts_R = torch.bincount(request_B, minlength=num_requests)
     # A line is as long as the longest request, unless that would leave most of the grid empty.
     columns = max(1, min(int(counts_R.max()), 2 * -(-num_posts // num_requests)))
@@ -62,8 +63,10 @@ def request_grid(request_B: Tensor | None, num_requests: int, num_posts: int) ->
     first_line_R = lines_R.cumsum(0) - lines_R
     order = request_B.argsort(stable=True)
     place_B = torch.empty_like(request_B)
-    place_B[order] = torch.arange(num_posts) - (counts_R.cumsum(0) - counts_R)[request_B[order]]
+    place_B[order] = torch.arange(num_posts, device=device) - (counts_R.cumsum(0) - counts_R)[request_B[order]]
     num_lines = int(lines_R.sum())
-    request_P = None if num_lines == num_requests else torch.arange(num_requests).repeat_interleave(lines_R)
+    request_P = (
+        None if num_lines == num_requests else torch.arange(num_requests, device=device).repeat_interleave(lines_R)
+    )
     # Lines of a request follow each other, so a place beyond the first line falls into the next.
     return RequestGrid(request_B, first_line_R[request_B] * columns + place_B, request_P, num_lines, columns)

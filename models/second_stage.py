@@ -10,7 +10,7 @@ Source: Wang et al., DCN V2, WWW 2021.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from models.encode import EncodedSide
 from models.features import SIDES, FeatureSpec, Side
 from models.history import TargetAttention
 from models.inputs import embedding_pairs, indexed_rows, plain_embeddings
+from models.precision import lowered
 from models.request_grid import RequestGrid, request_grid
 from models.sequence import SequenceConfig
 from models.trunk import TrunkKind, build_trunk
@@ -69,6 +70,20 @@ class SecondStageConfig:
         )
 
 
+class CrossStep(torch.autograd.Function):
+    """x + x0 * u. Autograd's own gradient of addcmul first multiplies both factors by one."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BW: Tensor, x0_BW: Tensor, u_BW: Tensor) -> Tensor:
+        ctx.save_for_backward(x0_BW, u_BW)
+        return torch.addcmul(x_BW, x0_BW, u_BW)
+
+    @staticmethod
+    def backward(ctx: Any, grad_BW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x0_BW, u_BW = ctx.saved_tensors
+        return grad_BW, grad_BW * u_BW, grad_BW * x0_BW
+
+
 class CrossLayers(nn.Module):
     """x <- x0 * (U V x + b) + x, repeated; U V of low rank."""
 
@@ -78,9 +93,9 @@ class CrossLayers(nn.Module):
         self.up = nn.ModuleList(nn.Linear(rank, width) for _ in range(count))
 
     def forward(self, x0_BW: Tensor) -> Tensor:
-        x_BW = x0_BW
+        x_BW = x0_BW = lowered(x0_BW)
         for down, up in zip(self.down, self.up, strict=True):
-            x_BW = torch.addcmul(x_BW, x0_BW, up(down(x_BW)))
+            x_BW = CrossStep.apply(x_BW, x0_BW, up(down(x_BW)))  # type: ignore[no-untyped-call]
         return x_BW
 
 

@@ -141,7 +141,7 @@ class NextPost(nn.Module):
     def user_vectors(self, posts_BL: Tensor) -> Tensor:
         """The state after the last entry, [B, D]; every row needs one."""
         last_B = (posts_BL > 0).sum(1) - 1
-        return self.states(posts_BL)[torch.arange(len(posts_BL)), last_B]
+        return self.states(posts_BL)[torch.arange(len(posts_BL), device=posts_BL.device), last_B]
 
     def post_vectors(self) -> Tensor:
         """[P, D], without padding."""

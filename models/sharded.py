@@ -39,6 +39,11 @@ class ShardedTables(nn.Module):
 
     def __init__(self, spec: FeatureSpec) -> None:
         super().__init__()
+        several = [t.name for t in spec.tables if t.hashing == "multi"]
+        if several:
+            raise ValueError(
+                f"tables {', '.join(several)} are hashed more than once, which one process alone can train"
+            )
         self.spec = spec
         self._world = dist.get_world_size()
         self.shards = nn.ModuleDict()
@@ -149,6 +154,9 @@ class ReadTables:
 
     def pool(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: self._pooled[name] for name in rows}
+
+    def embed(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        raise NotImplementedError("entries of a history are not looked up across processes; set history_encoder 'none'")
 
 
 def _by_table(flat: Tensor, counts: list[list[int]], widths: list[int]) -> list[list[Tensor]]:

@@ -7,8 +7,9 @@ other features give, vector and bias, so that a post or user can be placed where
 Source: Yi et al., Sampling-bias-corrected neural modeling, RecSys 2019.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,10 @@ from torch.nn import functional as F
 
 from models.embeddings import PlainTables, PooledTables, Pools, training_tables
 from models.encode import EncodedSide
-from models.features import FeatureSpec, Side
+from models.features import Feature, FeatureSpec, Side
+from models.history import HistoryStates
 from models.inputs import dense_width, indexed_rows, indexed_width
+from models.sequence import SequenceConfig
 from models.sharded import ShardedTables
 
 
@@ -31,6 +34,11 @@ class TowerConfig:
     temperature: float = 0.1
     """Initial; inner products of unit vectors are divided by it."""
     is_temperature_learned: bool = True
+    history_encoder: Literal["none", "pooled", "transformer", "hstu"] = "none"
+    """What reads the user's histories entry by entry, in order, beside their means."""
+    history_dim: int = 64
+    history_layers: int = 1
+    history_heads: int = 2
     user_identity: str = ""
     """Name of the feature that is the user's identity; "" for none."""
     post_identity: str = ""
@@ -38,6 +46,13 @@ class TowerConfig:
     def identity(self, side: Side) -> str:
         """Name of the identity feature of one side, or ""."""
         return {"user": self.user_identity, "post": self.post_identity}.get(side, "")
+
+    def sequence_encoder(self, length: int) -> SequenceConfig:
+        """Shape of the encoder of a history of so many entries."""
+        if self.history_encoder == "none":
+            raise ValueError("no encoder was chosen: history_encoder is none")
+        shape = (self.history_dim, length, self.history_layers, self.history_heads, self.dropout)
+        return SequenceConfig(self.history_encoder, *shape)
 
 
 def moved(vectors_BD: Tensor, near_BD: Tensor | None) -> Tensor:
@@ -57,6 +72,8 @@ class Tower(nn.Module):
             width -= _checked_identity(spec, side, config)
         if width == 0 and not self.identity:
             raise ValueError(f"the {side} tower has no features")
+        self.histories = _histories(spec, config) if side == "user" else nn.ModuleDict()
+        width += len(self.histories) * config.history_dim
         self.reads_features = width > 0
         if not self.reads_features:
             return
@@ -75,16 +92,47 @@ class Tower(nn.Module):
         rows = indexed_rows(self.spec, self.side, encoded)
         pooled = tables.pool(rows) if rows else {}
         own_BE = pooled.pop(self.identity, None)
-        vector_BD, bias_B = self._of_features(encoded, list(pooled.values()), encoded.num_rows)
+        read = [*pooled.values(), *(history(rows, tables) for history in self.histories.values())]
+        vector_BD, bias_B = self._of_features(encoded, read, encoded.num_rows)
         if own_BE is not None:
             vector_BD, bias_B = vector_BD + moved(own_BE[:, :-1], near_BD), bias_B + own_BE[:, -1]
         return F.normalize(vector_BD, dim=1), bias_B
 
     def _of_features(self, encoded: EncodedSide, pooled: list[Tensor], num_rows: int) -> tuple[Tensor, Tensor]:
         if not self.reads_features:
-            return torch.zeros(num_rows, self.dim), torch.zeros(num_rows)
+            return encoded.numeric.new_zeros(num_rows, self.dim), encoded.numeric.new_zeros(num_rows)
         hidden = self.trunk(torch.cat([encoded.numeric, encoded.embeddings, *pooled], dim=1))
-        return self.out(hidden), self.bias(hidden).squeeze(1)
+        # Lengths and inner products are in float32 whatever the layers computed in.
+        return self.out(hidden).float(), self.bias(hidden).squeeze(1).float()
+
+
+class HistoryReader(nn.Module):
+    """One aligned group of history sequences to the state of its newest entry, [B, dim]; zeros without entries."""
+
+    def __init__(self, group: tuple[Feature, ...], config: SequenceConfig) -> None:
+        super().__init__()
+        self.names = tuple(f.name for f in group)
+        self.states = HistoryStates(sum(f.dim for f in group), config)
+
+    def forward(self, rows: Mapping[str, Tensor], tables: Pools) -> Tensor:
+        own = {name: rows[name] for name in self.names}
+        vectors = tables.embed(own)
+        is_entry_BL = torch.stack([own[name] >= 0 for name in self.names]).any(0)
+        newest_BD: Tensor = self.states(torch.cat([vectors[name] for name in self.names], dim=2), is_entry_BL)[1]
+        return newest_BD
+
+
+def _histories(spec: FeatureSpec, config: TowerConfig) -> nn.ModuleDict:
+    """A reader per group of the user's sequences. Raises ValueError where an encoder finds nothing to read."""
+    if config.history_encoder == "none":
+        return nn.ModuleDict()
+    sequences = [f for f in spec.side("user", "sequence") if f.group]
+    if not sequences:
+        raise ValueError("history_encoder reads aligned user sequences, but none of the features names a group")
+    groups = {f.group: tuple(g for g in sequences if g.group == f.group) for f in sequences}
+    return nn.ModuleDict(
+        {name: HistoryReader(group, config.sequence_encoder(group[0].length)) for name, group in groups.items()}
+    )
 
 
 def _checked_identity(spec: FeatureSpec, side: Side, config: TowerConfig) -> int:

@@ -16,7 +16,7 @@ from events.synthetic.truth import Truth
 from operations.diagnosis import losses
 from operations.measure import CEILING, FLOOR
 from operations.outcome import Outcome, PostFacts, summarise
-from operations.policies import DIAGNOSTIC, HEADLINE, diagnostic_policies, headline_policies
+from operations.policies import DIAGNOSTIC, HEADLINE, diagnostic_policies, headline_policies, without_exploration
 from operations.serving_run import Run, joined, serve_all
 from operations.visits import Population, Visit, draw_visits, held_out_population
 from serving.funnel.ports import HeavyRanker, LightRanker
@@ -148,9 +148,10 @@ class _Collected:
     def add(self, seed: int, visits: list[Visit], platform: Platform, truth: Truth, advance: Advance) -> None:
         """Serves the visits of one seed with every policy."""
         is_diagnosed = self._config.seeds.index(seed) < self._config.diagnosed_seeds
-        weights = weight_vector(HEADS, platform.spec.value_model.weights)
-        builders = headline_policies(platform.spec, platform.build, truth)
-        builders += diagnostic_policies(platform.spec, platform.build, truth) if is_diagnosed else []
+        spec = without_exploration(platform.spec)
+        weights = weight_vector(HEADS, spec.value_model.weights)
+        builders = headline_policies(spec, platform.build, truth)
+        builders += diagnostic_policies(spec, platform.build, truth) if is_diagnosed else []
         for builder in builders:
             policy = builder()
             run = serve_all(policy, visits, truth, weights, self._config.slots, partial(advance, policy.name))

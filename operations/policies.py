@@ -56,6 +56,11 @@ class Policy:
     probe: TrueValues | TrueProbabilities | None = None
 
 
+def without_exploration(spec: FunnelSpec) -> FunnelSpec:
+    """The spec with the best post at every position: what is judged is the ranking, not the price of exploring."""
+    return with_overlay(spec, {"exploration": {"temperature": 0.0, "probability": 0.0, "page_floor": 0.0}})
+
+
 def load_spec_overlay(name: str) -> dict[str, Any]:
     """An overlay of this room by file name."""
     found: dict[str, Any] = yaml.safe_load((SPECS / f"{name}.yaml").read_text())

@@ -33,7 +33,7 @@ class Rehearsal:
 def _runtime(settings: Settings, folder: Path) -> Iterator[Runtime]:
     text = MaterializedText(settings.workspace)
     log = FeatureLog(folder, 1.0, lambda outcome, posts: None, text)
-    runtime = build_runtime(settings, feature_log=log)
+    runtime = build_runtime(settings, feature_log=log, is_patient=True)
     try:
         if missing := runtime.degraded():
             raise MissingStageError(

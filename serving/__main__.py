@@ -1,5 +1,8 @@
-"""`python -m serving`: build the snapshot, draw candidates, serve."""
+"""`python -m serving`: build the snapshot, draw candidates, explain the funnel spec, serve."""
 
+import json
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,8 +11,10 @@ from rich.console import Console
 from core.errors import VitrineError
 from core.logs import configure_logs
 from core.settings import Settings
+from serving.key_commands import keys
 
 app = typer.Typer(help="What the user gets: snapshot, candidates for training, the HTTP service.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
 console = Console(stderr=True)
 
 
@@ -58,6 +63,111 @@ def draw_candidates(
     )
 
 
+@app.command("explain-spec")
+def explain_spec(
+    file: Annotated[Path | None, typer.Argument(help="Spec file or folder; default VITRINE_FUNNEL_SPEC.")] = None,
+    overlay: Annotated[list[str] | None, typer.Option(help="Overlay by name or file; may be repeated.")] = None,
+    is_json: Annotated[bool, typer.Option("--json", help="Plain values instead of a picture.")] = False,
+) -> None:
+    """Prints the funnel as a diagram, and every tunable path with its value, unit and range."""
+    from serving.spec_file import load_spec, read_overlay, spec_files
+    from serving.spec_view import as_json, as_view
+
+    overlays = [read_overlay(name) for name in overlay or ()]
+    specs = [load_spec(path, overlays) for path in spec_files(file or Settings().funnel_spec)]
+    if is_json:
+        typer.echo(json.dumps([as_json(spec) for spec in specs], ensure_ascii=False, indent=1))
+        return
+    for spec in specs:
+        Console().print(as_view(spec))
+
+
+@app.command("spec-schema")
+def spec_schema(
+    output: Annotated[Path | None, typer.Option(help="File to write; default is the screen.")] = None,
+) -> None:
+    """Prints the JSON Schema of a funnel spec, for editors."""
+    from core.files import write_atomically
+    from serving.spec_paths import schema_text
+
+    if output is None:
+        typer.echo(schema_text(), nl=False)
+    else:
+        write_atomically(output, schema_text())
+
+
+@app.command()
+def precompute(
+    most_active: Annotated[
+        int | None, typer.Option(min=1, help="Users who saw most lately; default precompute.max_users.")
+    ] = None,
+    users: Annotated[Path | None, typer.Option(help="Text file with one user id per line, instead.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the exploring draws.")] = 0,
+) -> None:
+    """Makes slates for chosen users, served at overload and when ranking is down."""
+    from rich.progress import track
+
+    from serving.bootstrap import build_runtime
+    from serving.precompute import listed_users
+    from serving.precompute import most_active as choose
+    from serving.precompute import precompute as run
+
+    settings = Settings()
+    configure_logs(settings.log_level)
+    runtime = build_runtime(settings)
+    try:
+        limit = runtime.spec.precompute.max_users
+        chosen = listed_users(users) if users else choose(runtime.snapshot.users, min(most_active or limit, limit))
+        report = run(
+            runtime, chosen, seed,
+            progress=lambda steps, total: track(steps, "ranking users", total=total, console=console),
+        )  # fmt: skip
+    finally:
+        runtime.close()
+    console.print(
+        f"precomputed: {report.num_users:,} users, {report.num_bytes / 1e6:.1f} MB "
+        f"({report.num_empty:,} had nothing to see) → {report.folder}",
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def support(
+    requests: Annotated[int, typer.Option(min=1, max=100_000, help="Requests to rank, of drawn users.")] = 200,
+    page: Annotated[int, typer.Option(min=1, max=100, help="Posts of a page.")] = 20,
+    change: Annotated[float, typer.Option(min=0.0, max=1.0, help="Relative change of one weight at a time.")] = 0.2,
+    seed: Annotated[int, typer.Option(help="Seed of users and draws.")] = 0,
+) -> None:
+    """How much of the log an off-policy estimate of changed weights could use: effective sample size over rows."""
+    from dataclasses import asdict
+
+    from serving.bootstrap import build_runtime
+    from serving.support import drawn_requests, measure_support, whole_spec
+
+    settings = Settings()
+    configure_logs(settings.log_level)
+    runtime = build_runtime(settings)
+    try:
+        funnel = runtime.funnel_for(whole_spec(runtime.spec), seed=seed)
+        asked = drawn_requests(runtime.snapshot.users.user_ids, requests, runtime.clock.now(), seed)
+        with console.status("ranking"):
+            found = measure_support(runtime.spec, funnel, asked, page, change)
+    finally:
+        runtime.close()
+    for one in found:
+        console.print(
+            f"{one.head:>10} x {one.factor:.2f}   per post {one.per_post:.3f}   prefix {one.prefix:.3f}"
+            f"   page {one.page:.3f}   covered {one.covered:.3f}",
+            highlight=False,
+        )
+    line = {
+        "measure": "support", "spec_version": runtime.spec.version, "requests": requests, "change": change,
+        "page_floor": runtime.spec.kept_page_floor,
+        "least": {name: min(asdict(one)[name] for one in found) for name in ("per_post", "prefix", "page")},
+    }  # fmt: skip
+    sys.stdout.write(json.dumps(line) + "\n")
+
+
 @app.command()
 def serve(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port; default VITRINE_PORT.")] = None,
@@ -69,7 +179,7 @@ def serve(
 
     given = {name: value for name, value in (("port", port), ("host", host)) if value is not None}
     settings = Settings().model_copy(update=given)
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, settings.log_format)
     console.print(f"feed and page on http://{settings.host}:{settings.port}/ (stop with Ctrl-C)")
     run(settings, workers)
 

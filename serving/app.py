@@ -4,45 +4,78 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from time import monotonic
 
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 from core.errors import StoreUnavailableError
 from events.served import ServedLog
+from serving.api_keys import KeyRing
 from serving.bootstrap import Runtime
-from serving.middleware import KeyCheck, RequestMetrics, SecurityHeaders
+from serving.entity_store import EntityStore, UnknownEntityError
+from serving.middleware import BodyNesting, CallerCheck, SecurityHeaders
+from serving.reload import Watcher
+from serving.request_log import RequestLog
+from serving.routes.browse import browse_router
+from serving.routes.entities import entities_router
 from serving.routes.events import events_router
+from serving.routes.explain import explain_router
 from serving.routes.feed import feed_router
 from serving.routes.health import health_router
 from serving.routes.page import page_router
-from serving.schemas import MAX_BODY_BYTES
-from serving.security import ApiKeys
+from serving.schemas import MAX_BODY_BYTES, writable
+from serving.security import is_loopback
+from serving.time_limits import TimeLimits
+from serving.tracing import TracedCalls
 
 REQUEST_THREADS = 4
-"""Requests of a process that are worked on at once; the others wait their turn. Some wait for Redis or the disk."""
+"""Calls but feeds that a process works on at once; the others wait their turn. Some wait for Redis or the disk."""
 PAGE_FOLDER = Path(__file__).parent / "page"
+
+
+class Service(FastAPI):
+    """FastAPI inside layers that also see what it answers around its own middleware, such as 413 and 500."""
+
+    runtime: Runtime
+
+    def build_middleware_stack(self) -> ASGIApp:
+        app = RequestLog(SecurityHeaders(super().build_middleware_stack()), self.runtime.metrics)
+        return app if self.runtime.tracing is None else TracedCalls(app, self.runtime.tracing.tracer)
 
 
 def create_app(runtime: Runtime) -> FastAPI:
     """The service. It owns `runtime` and closes it at the end."""
+    settings, metrics = runtime.settings, runtime.metrics
+    keys = KeyRing(runtime.workspace.api_keys, settings.api_keys, monotonic)
     served = ServedLog(runtime.workspace.served)
     feed = runtime.open_feed(served, lambda: secrets.randbits(63))
     intake = runtime.open_intake(served)
+    watcher = Watcher(runtime)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        # The funnel is work, not waiting: more threads than can run at once would only take turns at the interpreter.
+        # What answers in threads is work, not waiting: more of them than can run at once would only take turns at the
+        # interpreter. Feeds have limits of their own.
         current_default_thread_limiter().total_tokens = REQUEST_THREADS
-        served.prune(runtime.clock.now())
+        now = runtime.clock.now()
+        served.prune(now)
+        feed.explanations.trim(now.timestamp())
+        runtime.warm_up()
+        if runtime.live is not None:
+            runtime.live.tail.start()
+        watcher.start()
         yield
+        watcher.stop()
+        feed.close()
         served.close()
         runtime.close()
 
-    app = FastAPI(
+    app = Service(
         title="Vitrine",
         version="1",
         summary="A ranked, personalised feed of posts, and the events that come back from it.",
@@ -52,24 +85,47 @@ def create_app(runtime: Runtime) -> FastAPI:
         max_body_size=MAX_BODY_BYTES,
     )
     app.include_router(feed_router(runtime, feed, served))
+    app.include_router(explain_router(runtime, feed.explanations))
     app.include_router(events_router(intake))
     app.include_router(health_router(runtime))
     app.include_router(page_router(runtime, PAGE_FOLDER))
+    app.include_router(browse_router(runtime))
+    if runtime.live is not None:
+        app.include_router(entities_router(EntityStore(runtime.live.view, runtime.journal, runtime.clock)))
     app.mount("/static", StaticFiles(directory=PAGE_FOLDER), name="static")
     app.add_exception_handler(StoreUnavailableError, _unavailable)
+    app.add_exception_handler(UnknownEntityError, _unknown)
     app.add_exception_handler(RequestValidationError, _malformed)
-    # Added last runs first: metrics see every answer, keys are asked for before a body is read.
-    app.add_middleware(KeyCheck, keys=ApiKeys(runtime.settings.api_keys))
-    app.add_middleware(SecurityHeaders)
-    app.add_middleware(RequestMetrics, metrics=runtime.metrics)
+    app.add_exception_handler(Exception, _broken)
+    app.runtime = runtime
+    # Added last runs first: keys are asked for before a body is read.
+    app.add_middleware(BodyNesting, metrics=metrics)
+    app.add_middleware(
+        CallerCheck, keys=keys, rate=settings.key_rate, is_loopback=is_loopback(settings.host), metrics=metrics
+    )
+    app.add_middleware(
+        TimeLimits, body_seconds=settings.body_seconds, answer_seconds=settings.answer_seconds, metrics=metrics
+    )
     return app
 
 
 def _malformed(request: Request, error: Exception) -> Response:
     """422 with the field and what was expected; what was sent is not echoed, it may be huge or not JSON."""
     complaints = error.errors() if isinstance(error, RequestValidationError) else []
-    detail = [{"type": c["type"], "loc": list(c["loc"]), "msg": c["msg"]} for c in complaints]
+    detail = [
+        {"type": c["type"], "loc": [writable(p) if isinstance(p, str) else p for p in c["loc"]], "msg": c["msg"]}
+        for c in complaints
+    ]
     return JSONResponse({"detail": detail}, status_code=422)
+
+
+def _unknown(request: Request, error: Exception) -> Response:
+    return JSONResponse({"detail": str(error)}, status_code=404)
+
+
+def _broken(request: Request, error: Exception) -> Response:
+    detail = "this call broke something here; its request id finds it in the log"
+    return JSONResponse({"detail": detail}, status_code=500)
 
 
 def _unavailable(request: Request, error: Exception) -> Response:

@@ -1,7 +1,8 @@
 """The composition root of a serving process: builds everything once and passes it down."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 
 from core.clock import Clock
@@ -11,27 +12,38 @@ from core.workspace import Workspace
 from events.journal import Journal
 from events.served import ServedLog
 from serving.controls import JournalControls
-from serving.cursor import CursorSigner, load_secret
+from serving.cursor import CursorSigner, cursor_secret
+from serving.explanations import Explanations
 from serving.feature_log import FeatureLog
-from serving.feed import Feed
+from serving.feed import Feed, Stores
 from serving.funnel.feature_record import FeatureRecorder, FeatureSink
 from serving.funnel.features import FunnelFeatures
 from serving.funnel.input_bounds import InputBounds
-from serving.funnel.ports import FeatureReader, HeavyRanker, LightRanker, Observer
+from serving.funnel.ports import FeatureReader, HeavyRanker, LightRanker, Observer, SilentObserver
+from serving.funnel.request import FeedRequest
+from serving.funnel.reserve import Reserve
 from serving.funnel.runner import Funnel
 from serving.funnel.second_stage import ModelRanker
+from serving.funnel.source_pool import SourcePool
 from serving.funnel.sources.base import Source
 from serving.funnel.sources.history import HistorySource
 from serving.funnel.sources.newest import FollowedSource, FreshSource
 from serving.funnel.sources.ranked_lists import PopularSource, TrendingSource
 from serving.funnel.sources.two_tower import TwoTowerSource
 from serving.funnel.sources.uniform import RandomSource
+from serving.funnels import FunnelSet, ServingFunnels, fingerprint
 from serving.intake import Intake
+from serving.live.assembly import Live, go_live, live_parts
+from serving.live.reader import LiveReader
+from serving.live.view import LiveSnapshot
 from serving.metrics import Metrics
 from serving.parts import Parts, load_parts
+from serving.precomputed import PrecomputedSlates
+from serving.prefetch import Prefetcher
 from serving.snapshot import Snapshot, load_snapshot
 from serving.spec import (
     AnySourceSpec,
+    CacheSpec,
     FollowedSpec,
     FreshSpec,
     FunnelSpec,
@@ -41,24 +53,48 @@ from serving.spec import (
     TrendingSpec,
     TwoTowerSpec,
 )
-from serving.spec_file import load_spec
+from serving.spec_file import DEFAULT_SPEC, load_specs
+from serving.tracing import TracedStages, Tracing, open_tracing
 from serving.visits import Visits
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """A ready process. `funnel` answers the default spec; `funnel_for` builds one for another."""
+    """A ready process. What a new spec or model replaces is in `funnels`; `funnel_for` builds a funnel for another."""
 
     settings: Settings
     workspace: Workspace
     clock: Clock
-    spec: FunnelSpec
     snapshot: Snapshot
-    parts: Parts
     journal: Journal
     metrics: Metrics
-    funnel: Funnel
+    funnels: ServingFunnels
+    spec_path: Path | None = None
+    """Where the specs come from, None where they were given."""
+    pool: SourcePool | None = None
     feature_log: FeatureLog | None = None
+    live: Live | None = None
+    tracing: Tracing | None = None
+
+    @property
+    def funnel(self) -> Funnel:
+        """The funnel of the default surface as of now."""
+        return self.funnels.current.default
+
+    @property
+    def spec(self) -> FunnelSpec:
+        """The spec of the default surface as of now."""
+        return self.funnel.spec
+
+    @property
+    def parts(self) -> Parts:
+        """What the funnels are built of as of now."""
+        return self.funnels.current.parts
+
+    @property
+    def observer(self) -> Observer:
+        """What stages report to: the metrics, and traces where they are wanted."""
+        return _observer(self.metrics, self.tracing)
 
     def funnel_for(
         self,
@@ -75,28 +111,74 @@ class Runtime:
         `features`: those of another funnel, to share what it has read.
         """
         return make_funnel(
-            spec, self.snapshot, self.parts, self.journal, observer or self.metrics,
+            spec, self.snapshot, self.parts, self.journal, observer or self.observer,
             first_stage=first_stage, second_stage=second_stage, features=features, seed=seed,
         )  # fmt: skip
 
     def degraded(self) -> tuple[str, ...]:
-        """Parts that the spec asks for and this process does without."""
-        wanted = {
-            "two_tower": any(isinstance(s, TwoTowerSpec) for s in self.spec.sources.values())
-            and self.parts.search is None,
-            "first_stage": self.spec.first_stage is not None and self.parts.first_stage is None,
-            "second_stage": self.spec.second_stage is not None and self.parts.second_stage is None,
-        }
-        return tuple(part for part, is_missing in wanted.items() if is_missing)
+        """Parts that a spec asks for and this process does without."""
+        missing: dict[str, None] = {}
+        for funnel in self.funnels.current.by_surface.values():
+            spec, parts = funnel.spec, self.parts
+            towers = [name for name, source in spec.sources.items() if isinstance(source, TwoTowerSpec)]
+            missing |= dict.fromkeys(f"source:{name}" for name in towers if parts.search is None)
+            if spec.first_stage is not None and parts.first_stage is None:
+                missing["first_stage"] = None
+            if spec.second_stage is not None and parts.second_stage is None:
+                missing["second_stage"] = None
+        return tuple(missing)
+
+    def watch(self, funnels: FunnelSet) -> None:
+        """Points the metrics of the caches at those of the default surface, and notes which parts are missing."""
+        for kind in ("retrieval", "first_stage", "second_stage"):
+            is_used = any(_uses(spec, kind) for spec in funnels.specs.values())
+            has_own = kind in funnels.parts.versions and kind not in funnels.parts.stand_ins
+            self.metrics.part_missing(kind, is_used and not has_own)
+        self.metrics.watch_cache("post_features", funnels.default.features.posts.counts)
+        self.metrics.watch_cache("creator_features", funnels.default.features.creators.counts)
+        self.metrics.watch_cache("eligibility", funnels.default.eligibility_counts)
+
+    def renewed(self, specs: Mapping[str, FunnelSpec], parts: Parts) -> FunnelSet:
+        """Funnels for newer specs or parts, warm and ready to take over."""
+        funnels = build_funnels(
+            specs, self.snapshot, parts, self.journal, self.observer, self.feature_log, self.pool, self.funnels.current
+        )
+        self.warm_up(funnels)
+        return funnels
+
+    def warm_up(self, funnels: FunnelSet | None = None) -> None:
+        """Ranks a feed per surface in vain, so that no user pays for what is made or read on first use."""
+        funnel_set = funnels or self.funnels.current
+        for user in self.snapshot.sample_users[:1]:
+            for funnel in funnel_set.by_surface.values():
+                make_funnel(
+                    funnel.spec,
+                    self.snapshot,
+                    funnel_set.parts,
+                    self.journal,
+                    SilentObserver(),
+                    features=funnel.features,
+                ).rank(FeedRequest(user.user_id, self.clock.now()))
 
     def open_feed(self, served: ServedLog, new_id: Callable[[], int]) -> Feed:
-        """The paged feed over `funnel`."""
-        return Feed(
-            self.funnel,
-            JournalControls(self.snapshot, self.journal, self.spec.eligibility.hide_seen_days),
-            Visits(self.spec.caches.slates, monotonic),
-            CursorSigner(load_secret(self.workspace.cursor_secret)),
+        """The paged feed over the funnels that serve."""
+        spec, precompute = self.spec, self.spec.precompute
+        stored = PrecomputedSlates(self.workspace.precomputed, precompute.max_age_seconds, precompute.enabled)
+        visits = Visits(spec.caches.slates, monotonic)
+        stores = Stores(
+            visits,
             served,
+            Explanations(self.workspace.explanations, spec.explanations, self.metrics.explanation_dropped),
+            Reserve(stored),
+            Prefetcher() if spec.paging.prefetch else None,
+        )
+        if self.live is not None:
+            self.live.view.on_user_gone(visits.forget)
+        return Feed(
+            self.funnels,
+            JournalControls(self.snapshot, self.journal, spec.eligibility.hide_seen_days),
+            stores,
+            CursorSigner(cursor_secret(self.settings), spec.paging.cursor_max_age_hours * 3600),
             self.clock,
             self.metrics,
             new_id,
@@ -111,12 +193,17 @@ class Runtime:
             self.clock,
             self.metrics,
             default_surface(self.spec, self.snapshot),
+            self.live.view.catch_up if self.live is not None else None,
         )
 
     def close(self) -> None:
         """Closes what this process holds open and writes what it has kept."""
+        if self.live is not None:
+            self.live.tail.stop()
         if self.feature_log is not None:
             self.feature_log.close()
+        if self.tracing is not None:
+            self.tracing.close()
         self.journal.close()
 
 
@@ -127,30 +214,84 @@ def build_runtime(
     reader: FeatureReader | None = None,
     clock: Clock | None = None,
     feature_log: FeatureLog | None = None,
+    is_patient: bool = False,
+    is_live: bool = False,
 ) -> Runtime:
     """Everything that serving needs, loaded. Raises MissingStageError before data and snapshot are there.
 
     `feature_log` takes the place of the workspace's own and is closed with the runtime. A missing or damaged bundle
-    does not stop it: slates name what they did without.
+    does not stop it: slates name what they did without. `is_patient`: no deadline counts, for work off the request
+    path. `is_live`: the catalogue follows the journal, as a server's must; without, it is the snapshot's, whose rows
+    are sorted by post id.
     """
     _limit_threads(settings.num_threads)
     workspace = settings.workspace
-    spec = spec or load_spec(settings.funnel_spec)
+    spec_path = None if spec is not None else settings.funnel_spec or DEFAULT_SPEC
+    started_from = fingerprint(workspace, spec_path)
+    specs = {spec.surface: spec} if spec is not None else load_specs(spec_path)
     snapshot = load_snapshot(workspace)
-    parts = load_parts(workspace, snapshot.catalogue, reader)
+    if is_live:
+        snapshot = LiveSnapshot(snapshot)
+    parts = parts_for(settings, snapshot, reader)
     for part, reason in parts.problems.items():
-        if _uses(spec, _KIND_OF_PART[part]):
-            logger("serving").warning("part not loaded", part=part, reason=reason)
+        if any(_uses(used, _KIND_OF_PART[part]) for used in specs.values()):
+            logger("serving").warning("part refused", part=part, stand_ins=parts.stand_ins, reason=reason)
     journal = Journal(workspace.journal)
     metrics = Metrics()
     feature_log = feature_log or FeatureLog.opened(settings, metrics.feature_rows)
-    funnel = make_funnel(spec, snapshot, parts, journal, metrics, feature_log=feature_log)
-    metrics.watch_cache("post_features", funnel.features.posts)
-    metrics.watch_cache("creator_features", funnel.features.creators)
-    return Runtime(
-        settings, workspace, clock or workspace.clock(settings.clock), spec, snapshot, parts, journal, metrics, funnel,
-        feature_log,
+    pool = None if is_patient else SourcePool()
+    tracing = open_tracing(settings)
+    clock = clock or workspace.clock(settings.clock)
+    funnels = build_funnels(specs, snapshot, parts, journal, _observer(metrics, tracing), feature_log, pool)
+    live = go_live(snapshot, journal, clock, funnels) if isinstance(snapshot, LiveSnapshot) else None
+    runtime = Runtime(
+        settings, workspace, clock, snapshot, journal, metrics,
+        ServingFunnels(funnels, started_from), spec_path, pool, feature_log, live, tracing,
     )  # fmt: skip
+    runtime.watch(funnels)
+    runtime.funnels.followers.append(runtime.watch)
+    if live is not None:
+        runtime.funnels.followers.append(live.follow)
+    return runtime
+
+
+def _observer(metrics: Metrics, tracing: Tracing | None) -> Observer:
+    return TracedStages(metrics, tracing.tracer) if tracing else metrics
+
+
+def parts_for(settings: Settings, snapshot: Snapshot, reader: FeatureReader | None = None) -> Parts:
+    """The parts as the workspace has them now, at the start and for every exchange."""
+    stored = reader.stored if isinstance(reader, LiveReader) else reader
+    parts = load_parts(settings.workspace, snapshot.catalogue, stored, settings.bundle_key)
+    return live_parts(parts, snapshot) if isinstance(snapshot, LiveSnapshot) else parts
+
+
+def build_funnels(
+    specs: Mapping[str, FunnelSpec],
+    snapshot: Snapshot,
+    parts: Parts,
+    journal: Journal,
+    observer: Observer,
+    feature_log: FeatureSink | None,
+    pool: SourcePool | None,
+    before: FunnelSet | None = None,
+) -> FunnelSet:
+    """The funnels of all surfaces. Equal feature caches are one; what is as `before` stays, with what it has read."""
+    kept = before.by_surface if before is not None and before.parts is parts else {}
+    shared = {_feature_caches(funnel.spec): funnel.features for funnel in kept.values()}
+    funnels: dict[str, Funnel] = {}
+    for surface, spec in specs.items():
+        old = kept.get(surface)
+        funnels[surface] = old if old is not None and old.spec == spec else make_funnel(
+            spec, snapshot, parts, journal, observer,
+            feature_log=feature_log, features=shared.get(_feature_caches(spec)), pool=pool,
+        )  # fmt: skip
+        shared[_feature_caches(spec)] = funnels[surface].features
+    return FunnelSet(funnels, parts)
+
+
+def _feature_caches(spec: FunnelSpec) -> tuple[CacheSpec, CacheSpec]:
+    return spec.caches.post_features, spec.caches.creator_features
 
 
 def make_funnel(
@@ -165,8 +306,12 @@ def make_funnel(
     feature_log: FeatureSink | None = None,
     features: FunnelFeatures | None = None,
     seed: int = 0,
+    pool: SourcePool | None = None,
 ) -> Funnel:
-    """A funnel over loaded parts; `feature_log` keeps what a bundle's second stage is fed."""
+    """A funnel over loaded parts; `feature_log` keeps what a bundle's second stage is fed.
+
+    With a `pool` the spec's deadlines count, as they must on the request path and must not off it.
+    """
     bounds = InputBounds(parts.bounds, observer.out_of_bounds)
     features = features or FunnelFeatures(parts.reader, snapshot.catalogue, spec.caches, parts.feature_names, bounds)
     versions = {kind: bundle for kind, bundle in parts.versions.items() if _uses(spec, kind)}
@@ -188,6 +333,7 @@ def make_funnel(
         versions,
         observer,
         seed,
+        pool,
     )
 
 

@@ -1,4 +1,4 @@
-"""A small typed client of the HTTP service.
+"""A typed client of the HTTP service: a method for every path and method of its OpenAPI document.
 
 with VitrineClient("http://127.0.0.1:8000") as vitrine:
     page = vitrine.feed("42", limit=10, explain=True)
@@ -10,19 +10,27 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
-import httpx
+from serving.client_entities import EntityCalls, segment
+from serving.entity_schemas import PostList
+from serving.schemas import (
+    CacheReply,
+    EventIn,
+    EventReply,
+    ExplainedPost,
+    ExplainReply,
+    FeedContext,
+    FeedPost,
+    FeedQuery,
+    FeedReply,
+    Health,
+    Readiness,
+    SampleUserReply,
+    ServedReply,
+)
 
-from core.errors import InputError, StoreUnavailableError
-from serving.schemas import EventIn, EventReply, FeedContext, FeedPost, FeedQuery, FeedReply, SampleUserReply
-from serving.security import KEY_HEADER
 
-
-class VitrineClient:
-    """One connection to a service. Threads may share it."""
-
-    def __init__(self, base_url: str, api_key: str | None = None, timeout_seconds: float = 5.0) -> None:
-        headers = {KEY_HEADER: api_key} if api_key else {}
-        self._http = httpx.Client(base_url=base_url, headers=headers, timeout=timeout_seconds)
+class VitrineClient(EntityCalls):
+    """One connection to a service. Threads may share it. What users and posts are: `EntityCalls`."""
 
     def feed(
         self,
@@ -57,6 +65,62 @@ class VitrineClient:
         body = {"events": [event.model_dump(mode="json", exclude_none=True) for event in events]}
         return EventReply.model_validate(self._call("POST", "/events", body))
 
+    def request(self, request_id: str) -> ServedReply:
+        """What a request served and why. Raises InputError for one that nobody knows any more."""
+        return ServedReply.model_validate(self._call("GET", f"/requests/{request_id}"))
+
+    def explain(self, request_id: str) -> ExplainReply:
+        """Every stage and number behind a page. Raises InputError for one that is not held any more."""
+        return ExplainReply.model_validate(self._call("GET", f"/explain/{request_id}"))
+
+    def explain_post(self, request_id: str, post_id: str) -> ExplainedPost:
+        """The same of one post of the page."""
+        return ExplainedPost.model_validate(self._call("GET", f"/explain/{request_id}/posts/{segment(post_id)}"))
+
+    def caches(self) -> list[CacheReply]:
+        """Every cache with its limits and what it was worth."""
+        return [CacheReply.model_validate(one) for one in self._call("GET", "/caches")]
+
+    def trending(
+        self, *, limit: int = 20, language: str | None = None, country: str | None = None, explain: bool = False
+    ) -> PostList:
+        """What is engaged with most now."""
+        return self._posts("/trending", limit=limit, language=language, country=country, explain=explain)
+
+    def popular(
+        self, *, limit: int = 20, language: str | None = None, country: str | None = None, explain: bool = False
+    ) -> PostList:
+        """What a country, else a language, else everyone engaged with most over a week."""
+        return self._posts("/popular", limit=limit, language=language, country=country, explain=explain)
+
+    def similar(
+        self,
+        post_id: str,
+        *,
+        limit: int = 20,
+        language: str | None = None,
+        country: str | None = None,
+        explain: bool = False,
+    ) -> PostList:
+        """Posts like another one."""
+        path = f"/posts/{segment(post_id)}/similar"
+        return self._posts(path, limit=limit, language=language, country=country, explain=explain)
+
+    def health(self) -> Health:
+        """That the process lives."""
+        return Health.model_validate(self._call("GET", "/healthz"))
+
+    def readiness(self) -> Readiness:
+        """Whether feeds are served, and without what."""
+        return Readiness.model_validate(self._call("GET", "/readyz"))
+
+    def metrics(self) -> str:
+        """Prometheus metrics as text."""
+        return self._send("GET", "/metrics").text
+
+    def _posts(self, path: str, **query: Any) -> PostList:
+        return PostList.model_validate(self._call("GET", path, query=query))
+
     def sample_users(self) -> list[SampleUserReply]:
         """Active users worth looking at."""
         return [SampleUserReply.model_validate(user) for user in self._call("GET", "/users/sample")]
@@ -71,10 +135,6 @@ class VitrineClient:
         """The event that says what the user did to `post`; `kind` such as like, hide or block."""
         return _event(kind, page, post, impression)
 
-    def close(self) -> None:
-        """Closes the connection."""
-        self._http.close()
-
     def __enter__(self) -> Self:
         return self
 
@@ -82,17 +142,6 @@ class VitrineClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        try:
-            reply = self._http.request(method, path, json=body)
-        except httpx.HTTPError as error:
-            raise StoreUnavailableError(f"{self._http.base_url} does not answer: {error}") from error
-        if reply.status_code >= 500:
-            raise StoreUnavailableError(f"{method} {path} answered {reply.status_code}; try again later")
-        if reply.status_code >= 400:
-            raise InputError(f"{method} {path} was refused with {reply.status_code}: {reply.text[:500]}")
-        return reply.json()
 
 
 def _event(kind: str, page: FeedReply, post: FeedPost, impression: EventIn | None) -> EventIn:

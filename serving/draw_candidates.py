@@ -118,8 +118,15 @@ def draw_spec(spec: FunnelSpec, num_candidates: int) -> FunnelSpec:
         "blend": {"max_candidates": num_candidates},
         "second_stage": {"max_candidates": num_candidates},
         # The rank that is learnt is the value model's; rules would cost time and move posts.
-        "rerank": {"slate_size": num_candidates, "creator_window": 0, "diversity": 0.0},
-        "exploration": {"probability": 0.0},
+        "rerank": {
+            "slate_size": num_candidates,
+            "creator_window": 0,
+            "diversity": 0.0,
+            "exposure_floor": None,
+            "source_slots!": {},
+            "pins!": {},
+        },
+        "exploration": {"probability": 0.0, "temperature": 0.0, "page_floor": 0.0},
     }
     return with_overlay(wide, sizes)
 

@@ -1,43 +1,38 @@
 """The feed without HTTP: from a request and a cursor to one page, logged as served."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from functools import partial
 
 from core.clock import Clock
 from core.errors import StoreUnavailableError
 from core.ids import MAX_ID
 from events.served import ServedLog, ServedPage
 from serving.cursor import Cursor, CursorSigner
+from serving.explain import Page, PagePost, explained
+from serving.explanations import Explanations
 from serving.funnel.ports import ControlsReader
-from serving.funnel.request import Explanation, FeedRequest, Slate, SlatePost
+from serving.funnel.request import FeedRequest, Slate
+from serving.funnel.reserve import Reserve
 from serving.funnel.runner import Funnel
+from serving.funnels import ServingFunnels
 from serving.metrics import Metrics
+from serving.prefetch import Prefetcher
 from serving.visits import Visit, Visits
 
-
-@dataclass(frozen=True)
-class PagePost:
-    """A post of a page; its position counts from the start of the visit."""
-
-    post: SlatePost
-    explanation: Explanation
-    ranked_at: datetime
+RANKING = frozenset({"features", "second_stage"})
+"""Parts without which a precomputed slate is better than what the funnel can still rank."""
 
 
 @dataclass(frozen=True)
-class Page:
-    """One reply."""
+class Stores:
+    """Where a feed keeps and finds what is not ranked for the request."""
 
-    request_id: int
-    user_id: int
-    surface: str
-    spec_version: str
-    model_versions: dict[str, str]
-    served_at: datetime
-    posts: tuple[PagePost, ...]
-    next_cursor: str | None
-    degraded: tuple[str, ...]
+    visits: Visits
+    served: ServedLog
+    explanations: Explanations
+    reserve: Reserve
+    prefetcher: Prefetcher | None = None
 
 
 class Feed:
@@ -45,60 +40,87 @@ class Feed:
 
     def __init__(
         self,
-        funnel: Funnel,
+        funnels: ServingFunnels,
         controls: ControlsReader,
-        visits: Visits,
+        stores: Stores,
         signer: CursorSigner,
-        served: ServedLog,
         clock: Clock,
         metrics: Metrics,
         new_id: Callable[[], int],
     ) -> None:
-        self._funnel = funnel
+        self._funnels = funnels
         self._controls = controls
-        self._visits = visits
+        self._stores = stores
+        self._visits = stores.visits
+        self._served = stores.served
         self._signer = signer
-        self._served = served
         self._clock = clock
         self._metrics = metrics
         self._new_id = new_id
 
-    def page(self, wish: FeedRequest, cursor: str | None = None) -> Page:
-        """The next page. `wish.at`, its ids and exclusions are set here. Raises CursorError."""
-        request = replace(wish, at=self._clock.now(), request_id=self._new_id() & MAX_ID)
+    def page(self, wish: FeedRequest, cursor: str | None = None, *, may_rank: bool = True) -> Page:
+        """The next page. `wish.at`, its exclusions and an id it does not bring are set here. Raises CursorError.
+
+        Without `may_rank` the funnel does not run: what is not held already comes from the reserve.
+        """
+        request = replace(wish, at=self._clock.now(), request_id=wish.request_id or self._id())
+        funnel = self._funnels.current.of(request.surface)
         visit, offset = self._visit(request, cursor)
         with visit.lock:
-            entries, end, degraded = self._cut(visit, offset, request)
+            entries, end, degraded = self._cut(visit, offset, request, funnel, may_rank)
+            is_over = visit.is_exhausted and end >= visit.end
         posts = tuple(
-            PagePost(replace(slate.post(place), position=position), slate.explanation(place), slate.served_at)
-            for position, slate, place in entries
+            PagePost(replace(slate.post(place), position=position), slate, place) for position, slate, place in entries
         )
         next_cursor = None
-        if posts and not (visit.is_exhausted and end >= visit.end):
-            next_cursor = self._signer.write(Cursor(visit.visit_id, request.user_id, end), request.surface)
+        if posts and not is_over:
+            at = Cursor(visit.visit_id, visit.list_id, request.user_id, end)
+            next_cursor = self._signer.write(at, request.surface)
+            if may_rank:
+                self._prefetch(visit, request, end, funnel)
+        # A page from before an exchange of funnels names those that ranked it.
+        spec_version, models = _versions(entries[0][1]) if entries else (funnel.spec.version, funnel.model_versions)
         page = Page(
-            request.request_id, request.user_id, request.surface, self._funnel.spec.version,
-            dict(self._funnel.model_versions), request.at, posts, next_cursor, degraded,
+            request.request_id, request.user_id, request.surface, spec_version, dict(models), request.at, posts,
+            next_cursor, degraded,
         )  # fmt: skip
-        self._log(page, visit, request)
+        self._log(page, visit, request, funnel)
+        self._stores.explanations.keep(page.request_id, partial(explained, page))
         return page
+
+    def close(self) -> None:
+        """Ends the work in the background; explanations that wait are written."""
+        if self._stores.prefetcher is not None:
+            self._stores.prefetcher.close()
+        self._stores.explanations.close()
+
+    @property
+    def explanations(self) -> Explanations:
+        """Why what was served was served."""
+        return self._stores.explanations
 
     def _visit(self, request: FeedRequest, cursor: str | None) -> tuple[Visit, int]:
         if cursor is None:
-            visit = Visit(self._new_id() & MAX_ID, request.user_id, request.surface, self._visits.started())
-            self._visits.keep(visit)
-            return visit, 0
+            return self._kept(
+                Visit(self._id(), self._id(), request.user_id, request.surface, self._visits.started())
+            ), 0
         at = self._signer.read(cursor, request.user_id, request.surface)
-        known = self._visits.find(at.visit_id, request.user_id)
+        known = self._visits.find(at.list_id, request.user_id)
         if known is not None and at.offset >= known.first_offset:
             return known, at.offset
-        # Another process began the visit, or it was dropped: go on behind what it has shown.
+        # Another process cut the page before, or its list was dropped: go on behind what the visit has shown.
         visit = Visit(
-            at.visit_id, request.user_id, request.surface, self._visits.started(),
+            at.visit_id, self._id(), request.user_id, request.surface, self._visits.started(),
             at.offset, self._shown(at.visit_id, request.user_id),
         )  # fmt: skip
+        return self._kept(visit), at.offset
+
+    def _kept(self, visit: Visit) -> Visit:
         self._visits.keep(visit)
-        return visit, at.offset
+        return visit
+
+    def _id(self) -> int:
+        return self._new_id() & MAX_ID
 
     def _shown(self, visit_id: int, user_id: int) -> tuple[int, ...]:
         try:
@@ -107,58 +129,90 @@ class Feed:
             return ()
 
     def _cut(
-        self, visit: Visit, offset: int, request: FeedRequest
+        self, visit: Visit, offset: int, request: FeedRequest, funnel: Funnel, may_rank: bool
     ) -> tuple[list[tuple[int, Slate, int]], int, tuple[str, ...]]:
         """Position, slate and place of each post of the page, where the next page starts, and what was missing."""
-        barred_rows, barred_creators = self._barred(request)
+        is_barred = self._barred(request, funnel)
         entries: list[tuple[int, Slate, int]] = []
         at, degraded, is_cached = offset, dict[str, None](), True
         while len(entries) < request.limit:
             if at >= visit.end:
                 if visit.is_exhausted:
                     break
-                visit.add(self._ranked(visit, request))
+                # A page that needs two rankings gives each its own id, and with it its own draws.
+                ranking = request if is_cached else replace(request, request_id=self._id())
+                visit.add(self._ranked(visit, ranking, funnel, may_rank))
                 is_cached = False
                 continue
             slate, place = visit.entries[at - visit.first_offset]
-            row, creator = int(slate.candidates.rows[place]), int(slate.creator_ids[place])
-            if row not in barred_rows and creator not in barred_creators:
+            if entries and slate is not entries[0][1] and _versions(slate) != _versions(entries[0][1]):
+                break  # a page is of one spec and one set of models; the next page begins with the new ones
+            if not is_barred(slate, place):
                 entries.append((at, slate, place))
                 degraded |= dict.fromkeys(slate.degraded)
             at += 1
         self._metrics.cache("slates", is_cached)
         return entries, at, tuple(degraded)
 
-    def _ranked(self, visit: Visit, request: FeedRequest) -> Slate:
-        window = self._funnel.spec.rerank.creator_window
-        return self._funnel.rank(
-            replace(
-                request,
-                session_id=visit.visit_id,
-                exclude_post_ids=visit.held_post_ids(),
-                previous_creator_ids=visit.last_creator_ids(window),
-            )
+    def _ranked(self, visit: Visit, request: FeedRequest, funnel: Funnel, may_rank: bool) -> Slate:
+        window = funnel.spec.rerank.creator_window
+        whole = replace(
+            request,
+            session_id=visit.visit_id,
+            exclude_post_ids=visit.held_post_ids(),
+            previous_creator_ids=visit.last_creator_ids(window),
+            first_position=visit.end,
         )
+        if not may_rank:
+            return self._stores.reserve.slate(funnel, whole)
+        slate = funnel.rank(whole)
+        if RANKING & set(slate.degraded):
+            stored = self._stores.reserve.precomputed(funnel, whole)
+            if stored is not None:
+                return replace(stored, degraded=tuple(dict.fromkeys((*slate.degraded, *stored.degraded))))
+        return slate
 
-    def _barred(self, request: FeedRequest) -> tuple[frozenset[int], frozenset[int]]:
-        """Rows hidden and creators blocked by now: they also leave pages that were ranked before."""
-        user_row = self._funnel.snapshot.users.row_of(request.user_id)
+    def _prefetch(self, visit: Visit, request: FeedRequest, end: int, funnel: Funnel) -> None:
+        """Ranks on in the background where the next page is not held in full."""
+        prefetcher = self._stores.prefetcher
+        if prefetcher is None or visit.is_exhausted or visit.end - end >= request.limit:
+            return
+
+        def rank_on() -> None:
+            with visit.lock:
+                if not visit.is_exhausted and visit.end - end < request.limit:
+                    later = replace(request, at=self._clock.now(), request_id=self._id())
+                    visit.add(self._ranked(visit, later, funnel, True))
+
+        self._metrics.prefetched(prefetcher.submit(rank_on))
+
+    def _barred(self, request: FeedRequest, funnel: Funnel) -> Callable[[Slate, int], bool]:
+        """Whether a post is gone, hidden, muted or of a blocked creator by now: it leaves pages ranked before."""
+        catalogue, user_row = funnel.snapshot.catalogue, funnel.snapshot.users.row_of(request.user_id)
         try:
             controls = self._controls.read(request.user_id, user_row, request.at)
         except StoreUnavailableError:
-            return frozenset(), frozenset()
-        return frozenset(controls.hidden_rows.tolist()), controls.blocked_creator_ids
+            return lambda slate, place: not catalogue.is_recommendable[slate.candidates.rows[place]]
+        hidden, blocked = frozenset(controls.hidden_rows.tolist()), controls.blocked_creator_ids
+        muted = controls.muted_topic_ids if funnel.spec.eligibility.hide_muted_topics else frozenset()
 
-    def _log(self, page: Page, visit: Visit, request: FeedRequest) -> None:
+        def is_barred(slate: Slate, place: int) -> bool:
+            row = int(slate.candidates.rows[place])
+            if not catalogue.is_recommendable[row] or row in hidden or int(slate.creator_ids[place]) in blocked:
+                return True
+            return bool(muted) and int(catalogue.topic_ids[row]) in muted
+
+        return is_barred
+
+    def _log(self, page: Page, visit: Visit, request: FeedRequest, funnel: Funnel) -> None:
         posts = [p.post for p in page.posts]
         # The words that the models were fed, not the client's: training reads the request's words from here.
-        country, language = self._funnel.words_of(request)
+        country, language = funnel.words_of(request)
         record = ServedPage(
             page.request_id, visit.visit_id, page.user_id, page.surface, country, language, request.device,
             request.at, page.spec_version, model_versions_text(page.model_versions), page.degraded,
             tuple(p.position for p in posts), tuple(p.post_id for p in posts), tuple(p.propensity for p in posts),
-            tuple(p.ranked_at for p in page.posts),
-            tuple(p.sources for p in posts), tuple(_plain(p.explanation) for p in page.posts),
+            tuple(p.ranked_at for p in page.posts), tuple(p.sources for p in posts),
         )  # fmt: skip
         try:
             self._served.append(record)
@@ -166,15 +220,10 @@ class Feed:
             self._metrics.degraded("served_log")
 
 
+def _versions(slate: Slate) -> tuple[str, Mapping[str, str]]:
+    return slate.spec_version, slate.model_versions
+
+
 def model_versions_text(versions: dict[str, str]) -> str:
     """Versions as the impressions table keeps them: comma-separated kind=bundle id."""
     return ",".join(f"{kind}={bundle}" for kind, bundle in sorted(versions.items()))
-
-
-def _plain(explanation: Explanation) -> dict[str, object]:
-    return {
-        "stage_scores": dict(explanation.stage_scores),
-        "probabilities": dict(explanation.probabilities),
-        "value_contributions": dict(explanation.value_contributions),
-        "rules": list(explanation.rules),
-    }

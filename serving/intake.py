@@ -1,6 +1,6 @@
 """Posted events: checked one by one, joined to what was served, durable before they are acknowledged."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,16 +11,16 @@ from pydantic import ValidationError
 from core.clock import Clock
 from core.errors import StoreUnavailableError
 from core.ids import internal_id, request_id_number
-from events.journal import IMPRESSION, UNFOLLOW, Journal, JournalEvent
+from events.journal import IMPRESSION, UNBLOCK, UNFOLLOW, Journal, JournalEvent
 from events.served import ServedLog, ServedPage
 from serving.metrics import Metrics
-from serving.schemas import EventIn, Refusal
+from serving.schemas import EventIn, Refusal, writable
 from serving.snapshot import UNKNOWN, Catalogue
 
 FUTURE_TOLERANCE = timedelta(minutes=5)
 OLDEST = timedelta(days=14)
 """Engagements count for up to two weeks; older events are backfill and go through the importers."""
-CREATOR_KINDS = ("follow", UNFOLLOW, "block")
+CREATOR_KINDS = ("follow", UNFOLLOW, "block", UNBLOCK)
 """Kinds that are about a creator; the others need a post."""
 
 
@@ -44,14 +44,23 @@ class Intake:
     """Turns posted events into journal rows."""
 
     def __init__(
-        self, journal: Journal, served: ServedLog, catalogue: Catalogue, clock: Clock, metrics: Metrics, surface: str
+        self,
+        journal: Journal,
+        served: ServedLog,
+        catalogue: Catalogue,
+        clock: Clock,
+        metrics: Metrics,
+        surface: str,
+        catch_up: Callable[[], object] | None = None,
     ) -> None:
+        """`catch_up` takes into the catalogue what other processes wrote; asked where a post or creator is unknown."""
         self._journal = journal
         self._served = served
         self._catalogue = catalogue
         self._clock = clock
         self._metrics = metrics
         self._surface = surface
+        self._catch_up = catch_up or (lambda: None)
 
     def post(self, batch: Sequence[Any]) -> IntakeReport:
         """The batch's fate. What it counts as accepted is on disk. Raises StoreUnavailableError, then none is."""
@@ -64,7 +73,7 @@ class Intake:
                 events.append(self._event(EventIn.model_validate(raw), now, pages))
             except ValidationError as error:
                 first = error.errors(include_url=False, include_context=False)[0]
-                field = ".".join(str(part) for part in first["loc"])
+                field = writable(".".join(str(part) for part in first["loc"]))
                 refused.append(Refusal(index=place, event_id=_id_of(raw), field=field, reason=first["msg"]))
             except _RefusedError as error:
                 refused.append(Refusal(index=place, event_id=_id_of(raw), field=error.field, reason=error.reason))
@@ -115,16 +124,29 @@ class Intake:
                 raise _RefusedError("post_id", f"{given.kind} needs the post it is about")
             if creator_id is None:
                 raise _RefusedError("creator_id", f"{given.kind} needs a creator_id or a post_id")
-            if len(self._catalogue.creator_rows(creator_id)) == 0:
+            if not self._has_posts(creator_id):
                 raise _RefusedError("creator_id", "no such creator")
             return None, creator_id
-        row = int(self._catalogue.rows_of(np.array([internal_id(given.post_id)]))[0])
+        row = self._row(internal_id(given.post_id))
         if row == UNKNOWN:
             raise _RefusedError("post_id", "no such post")
         owner = int(self._catalogue.creator_ids[row])
         if creator_id is not None and creator_id != owner:
             raise _RefusedError("creator_id", "is not the creator of the post")
         return int(self._catalogue.post_ids[row]), owner
+
+    def _row(self, post_id: int) -> int:
+        """Catalogue row of the post, UNKNOWN where nobody wrote it."""
+        row = int(self._catalogue.rows_of(np.array([post_id]))[0])
+        if row == UNKNOWN:
+            self._catch_up()
+            row = int(self._catalogue.rows_of(np.array([post_id]))[0])
+        return row
+
+    def _has_posts(self, creator_id: int) -> bool:
+        if not len(self._catalogue.creator_rows(creator_id)):
+            self._catch_up()
+        return len(self._catalogue.creator_rows(creator_id)) > 0
 
     def _served_as(
         self, given: EventIn, user_id: int, post_id: int | None, pages: dict[str, ServedPage | None]
@@ -164,4 +186,4 @@ class Intake:
 
 def _id_of(raw: Any) -> str | None:
     given = raw.get("event_id") if isinstance(raw, dict) else None
-    return given[:128] if isinstance(given, str) else None
+    return writable(given[:128]) if isinstance(given, str) else None

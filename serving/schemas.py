@@ -19,6 +19,11 @@ Limit = Annotated[int, Field(ge=1, le=MAX_PAGE, description="Posts on the page."
 CursorText = Annotated[str, Field(min_length=1, max_length=256, description="next_cursor of the page before.")]
 
 
+def writable(text: str) -> str:
+    """The text with what UTF-8 cannot hold replaced: JSON may name half of a surrogate pair."""
+    return text.encode(errors="replace").decode()
+
+
 class Given(BaseModel):
     """What a client sends: an unknown key is an error."""
 
@@ -48,12 +53,12 @@ class FeedQuery(Given):
 
 
 class Why(BaseModel):
-    """Why a post is where it is."""
+    """Why a post is where it is; null where the explanation is no longer held."""
 
-    stage_scores: dict[str, float]
-    probabilities: dict[str, float]
-    value_contributions: dict[str, float]
-    rules: list[str]
+    stage_scores: dict[str, float] | None = None
+    probabilities: dict[str, float] | None = None
+    value_contributions: dict[str, float] | None = None
+    rules: list[str] | None = None
 
 
 class FeedPost(BaseModel):
@@ -114,10 +119,69 @@ class ServedReply(BaseModel):
     posts: list[ServedPost]
 
 
+class ExplainedStage(BaseModel):
+    """What one stage did."""
+
+    name: str
+    num_in: int
+    num_out: int
+    ms: float = Field(description="Time in the stage, in milliseconds.")
+    removed: dict[str, int] = Field(description="Posts removed by reason.")
+    notes: list[str]
+
+
+class ExplainedRanking(BaseModel):
+    """One run of the funnel, or a slate that took its place."""
+
+    ranking_id: str
+    ranked_at: datetime
+    num_posts: int
+    degraded: list[str]
+    stages: list[ExplainedStage]
+
+
+class ExplainedPost(Why):
+    """One post of an explained page."""
+
+    post_id: str
+    position: int
+    ranking_id: str = Field(description="The ranking that the post comes from.")
+    place: int = Field(description="Place in that ranking, 0 first.")
+    score: float | None
+    propensity: float = Field(description="Chance of this post at this place, given the posts above it.")
+    sources: list[str]
+
+
+class ExplainReply(BaseModel):
+    """A page, the rankings behind it, and why each post is where it is."""
+
+    request_id: str
+    surface: str
+    requested_at: datetime
+    spec_version: str
+    model_versions: dict[str, str]
+    degraded: list[str]
+    rankings: list[ExplainedRanking]
+    posts: list[ExplainedPost]
+
+
+class CacheReply(BaseModel):
+    """One cache as declared and as measured."""
+
+    name: str
+    key: str
+    invalidation: str
+    max_entries: int
+    max_age_seconds: float
+    num_hits: int
+    num_misses: int
+    hit_rate: float
+
+
 class EventIn(Given):
     """One thing a user saw or did."""
 
-    event_id: str = Field(min_length=1, max_length=128, description="Your own; the same id counts once.")
+    event_id: ExternalId = Field(description="Your own; the same id counts once.")
     kind: Literal[JOURNAL_KINDS]  # type: ignore[valid-type]
     user_id: ExternalId
     post_id: ExternalId | None = None
@@ -125,7 +189,7 @@ class EventIn(Given):
     request_id: RequestIdText | None = Field(
         default=None, description="request_id of the feed reply that showed the post."
     )
-    impression_id: str | None = Field(default=None, max_length=128, description="event_id of the impression acted on.")
+    impression_id: ExternalId | None = Field(default=None, description="event_id of the impression acted on.")
     event_at: datetime | None = Field(default=None, description="On the platform's clock; left out: now.")
     position: int | None = Field(default=None, ge=0, le=100_000)
     surface: SurfaceName | None = None
@@ -185,7 +249,11 @@ class Readiness(BaseModel):
 
     is_ready: bool
     degraded: list[str]
+    stand_ins: list[str] = Field(description="Kinds of which an older version serves, the newest was refused.")
     spec_version: str
+    surfaces: dict[str, str] = Field(description="Spec version by surface, the default one first.")
+    spec_refused: str | None = Field(description="Why the spec files as they are do not serve; the ones before go on.")
+    models_refused: list[str] = Field(description="Parts of newer models that do not load; the ones before go on.")
     model_versions: dict[str, str]
     snapshot_id: str
     now: datetime = Field(description="The platform's clock.")

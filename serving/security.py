@@ -1,53 +1,45 @@
-"""Who may call the service: keys compared in constant time, and the rule that binds an open server to loopback."""
+"""Who may do what: roles, the role a call needs, and the rule that binds a server without keys to loopback."""
 
-import hashlib
-import hmac
 import ipaddress
-from collections.abc import Sequence
-
-from pydantic import SecretStr
+from enum import IntEnum
 
 from core.errors import ConfigError
 
 KEY_HEADER = "X-API-Key"
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 """Paths that answer without a key, for load balancers."""
-MIN_KEY_LENGTH = 16
+ADMIN_PATHS = ("/admin", "/export", "/import")
+"""Whole data sets and the running of the service itself; everything below these paths too."""
+READING_POSTS = frozenset({"/feed"})
+"""Paths whose POST only asks."""
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-class ApiKeys:
-    """The accepted keys, held only as hashes."""
+class Role(IntEnum):
+    """What a key allows; a higher role holds every lower one."""
 
-    def __init__(self, keys: Sequence[SecretStr]) -> None:
-        for place, key in enumerate(keys):
-            if len(key.get_secret_value()) < MIN_KEY_LENGTH:
-                raise ConfigError(
-                    f"VITRINE_API_KEYS: key number {place + 1} is shorter than {MIN_KEY_LENGTH} characters; "
-                    "make one with `openssl rand -hex 24`"
-                )
-        self._hashes = tuple(_hash(key.get_secret_value()) for key in keys)
-
-    @property
-    def are_required(self) -> bool:
-        return bool(self._hashes)
-
-    def accepts(self, offered: str | None) -> bool:
-        """Whether the key is one of ours; takes equally long for every wrong key."""
-        if not self._hashes:
-            return True
-        offered_hash = _hash(offered or "")
-        # Every key is compared, so that time tells nothing about which one came close.
-        matches = [hmac.compare_digest(offered_hash, known) for known in self._hashes]
-        return offered is not None and any(matches)
+    READ = 1
+    WRITE = 2
+    ADMIN = 3
 
 
-def require_keys_beyond_loopback(host: str, keys: Sequence[SecretStr]) -> None:
+def required_role(method: str, path: str) -> Role:
+    """The least role that a call needs: a path nobody thought of is a write unless its method is safe."""
+    if any(path == prefix or path.startswith(f"{prefix}/") for prefix in ADMIN_PATHS):
+        return Role.ADMIN
+    if method in SAFE_METHODS or (method == "POST" and path in READING_POSTS):
+        return Role.READ
+    return Role.WRITE
+
+
+def require_keys_beyond_loopback(host: str, has_keys: bool) -> None:
     """Raises ConfigError when the server would answer other machines without keys."""
-    if keys or is_loopback(host):
+    if has_keys or is_loopback(host):
         return
     raise ConfigError(
-        f"refusing to listen on {host} without API keys: anyone who reaches it could read every feed; "
-        "set VITRINE_API_KEYS to a JSON list such as '[\"…\"]', or bind 127.0.0.1"
+        f"refusing to listen on {host} without API keys: anyone who reaches it could read every feed; make one with "
+        "`python -m serving keys add NAME --role read`, set VITRINE_API_KEYS to a JSON list such as '[\"…\"]', "
+        "or bind 127.0.0.1"
     )
 
 
@@ -61,5 +53,9 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _hash(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+def is_loopback_name(host_header: str) -> bool:
+    """Whether a Host header names this machine, with or without a port."""
+    name = host_header.strip()
+    if name.startswith("["):
+        return is_loopback(name.partition("]")[0])
+    return is_loopback(name.partition(":")[0].lower())

@@ -1,31 +1,55 @@
 """Runs the service with uvicorn."""
 
+import signal
 import socket
+from functools import partial
+from time import monotonic
 
 import uvicorn
 from fastapi import FastAPI
 
+from core.errors import ConfigError
+from core.logs import logger
 from core.memory import leave_loaded_objects_alone
 from core.settings import Settings
+from serving.api_keys import read_keys
 from serving.app import create_app
 from serving.bootstrap import build_runtime
+from serving.feature_guard import GuardedReader
+from serving.funnel.ports import FeatureReader
+from serving.parts import open_reader
 from serving.security import require_keys_beyond_loopback
 from serving.workers import run_workers
 
 
-def serve(settings: Settings, workers: int = 1) -> None:
-    """Serves in `workers` processes until told to stop. Raises ConfigError before listening where keys are missing."""
-    require_keys_beyond_loopback(settings.host, settings.api_keys)
+def serve(settings: Settings, workers: int = 1, reader: FeatureReader | None = None) -> None:
+    """Serves in `workers` processes until told to stop; SIGHUP reads specs and models again.
+
+    `reader`: another feature store than the workspace's. Raises ConfigError before listening where keys are missing.
+    """
+    has_keys = bool(settings.api_keys or read_keys(settings.workspace.api_keys))
+    require_keys_beyond_loopback(settings.host, has_keys)
+    if not has_keys:
+        logger("serving").warning(
+            "no API keys: every program of this machine may read every feed and post events; "
+            "`python -m serving keys add NAME --role read` makes the first key, and from then on one is needed"
+        )
+    if workers > 1 and reader is not None:
+        raise ConfigError("a feature store that is given is open already and serves one process; leave workers at 1")
     if workers == 1:
-        serve_one(settings)
+        serve_one(settings, reader=reader)
     else:
-        run_workers(workers, settings.host, settings.port, lambda listener: serve_one(settings, listener))
+        run_workers(workers, settings.host, settings.port, partial(serve_one, settings, reader=reader))
 
 
-def serve_one(settings: Settings, listener: socket.socket | None = None) -> None:
-    """Serves in this process, on `listener` where the port is shared."""
-    app = create_app(build_runtime(settings))
-    server = uvicorn.Server(uvicorn_config(app, settings))
+def serve_one(
+    settings: Settings, listener: socket.socket | None = None, *, reader: FeatureReader | None = None
+) -> None:
+    """Serves in this process, on `listener` where the port is shared. Everything is opened here."""
+    reader = reader or open_reader(settings.workspace, settings.feature_seconds)
+    runtime = build_runtime(settings, reader=GuardedReader(reader, monotonic), is_live=True)
+    signal.signal(signal.SIGHUP, lambda *_: runtime.funnels.asked.set())
+    server = uvicorn.Server(uvicorn_config(create_app(runtime), settings))
     leave_loaded_objects_alone()
     server.run(None if listener is None else [listener])
 
@@ -37,6 +61,7 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
+        log_config=None,  # uvicorn's lines take the form of ours
         log_level=settings.log_level.lower(),
         access_log=False,  # a query string names users
         server_header=False,

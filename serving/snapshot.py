@@ -7,7 +7,7 @@ Posts are numbered by their row in the catalogue, sorted by post id; every list 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from core.errors import BundleError, MissingStageError
 from core.files import write_atomically
 from core.workspace import Workspace
 
-FORMAT = 1
+FORMAT = 2
 UNKNOWN = -1
 """Code of a null language, country or media type, and row of an unknown post, creator or user."""
 
@@ -104,6 +104,19 @@ class Catalogue:
         """Code of a country name, UNKNOWN for one no post or user has."""
         return self.countries.index(country) if country in self.countries else UNKNOWN
 
+    @property
+    def newest_rows(self) -> Rows:
+        """Rows written since the snapshot, newest first; none in a catalogue that does not live."""
+        return np.empty(0, dtype=np.int64)
+
+    def was_written(self, rows: Rows) -> NDArray[np.bool_]:
+        """Whether each row was written since the snapshot, [N]."""
+        return np.zeros(len(rows), dtype=np.bool_)
+
+    def changes_since(self, version: int) -> tuple[int, Rows]:
+        """The version of today, and the rows written since `version`."""
+        return 0, np.empty(0, dtype=np.int64)
+
     @cached_property
     def by_popularity(self) -> Rows:
         """All rows, best stored popularity first."""
@@ -161,6 +174,21 @@ class Users:
 
 
 @dataclass(frozen=True)
+class Entities:
+    """What the funnel does not need of users, creators and posts, and their readers ask for."""
+
+    user_profile_codes: Ragged
+    """By row of the users."""
+    post_content_codes: Ragged
+    """By row of the catalogue."""
+    creator_ids: NDArray[np.int64]
+    creator_language_codes: NDArray[np.int16]
+    creator_country_codes: NDArray[np.int16]
+    external_user_ids: Texts | None = None
+    external_creator_ids: Texts | None = None
+
+
+@dataclass(frozen=True)
 class SampleUser:
     """A user worth looking at, for pages and demonstrations."""
 
@@ -188,6 +216,9 @@ class Snapshot:
     topic_names: Mapping[int, str] = field(default_factory=dict)
     external_post_ids: Texts | None = None
     external_creator_ids: Texts | None = None
+    entities: Entities | None = None
+    journal_place: int = 0
+    """Place of the last journal event that the log held when this was built."""
 
     def external_post_id(self, row: int) -> str:
         """The product's own id of a post."""
@@ -202,6 +233,11 @@ class Snapshot:
         return self.external_creator_ids.text(row)
 
 
+def room_for(count: int) -> int:
+    """Spare rows kept behind `count` posts or users for those that come before the next snapshot."""
+    return max(4_096, count // 8)
+
+
 def save_snapshot(workspace: Workspace, snapshot: Snapshot) -> Path:
     """The folder written; the snapshot serves from the next start on. Older ones but the last go."""
     folder = workspace.snapshot / snapshot.snapshot_id
@@ -210,6 +246,9 @@ def save_snapshot(workspace: Workspace, snapshot: Snapshot) -> Path:
     for name, array in arrays.items():
         with (folder / f"{name}.npy").open("wb") as file:
             np.save(file, array, allow_pickle=False)
+            if name in _ROOMY:
+                # A hole in the file: processes map it and write their new rows in private pages.
+                file.truncate(file.tell() + room_for(len(array)) * (array.nbytes // max(len(array), 1)))
     shapes = {name: [str(array.dtype), list(array.shape)] for name, array in arrays.items()}
     write_atomically(folder / "manifest.json", json.dumps(_manifest(snapshot) | {"arrays": shapes}, indent=1))
     write_atomically(workspace.snapshot / "current.json", json.dumps({"snapshot_id": snapshot.snapshot_id}))
@@ -235,11 +274,24 @@ def load_snapshot(workspace: Workspace) -> Snapshot:
 
 
 def _load_array(folder: Path, name: str, dtype: str, shape: list[int]) -> NDArray[Any]:
+    if name in _ROOMY and 0 not in shape:
+        return _load_roomy(folder / f"{name}.npy", dtype, shape)
     # np.memmap cannot map an empty file; a plain ndarray view drops memmap's slow indexing.
     mapped = np.load(folder / f"{name}.npy", mmap_mode=None if 0 in shape else "r", allow_pickle=False)
     if str(mapped.dtype) != dtype or list(mapped.shape) != shape:
         raise ValueError(f"{name}.npy is {mapped.dtype} {mapped.shape}, the manifest says {dtype} {shape}")
     return np.asarray(mapped)
+
+
+def _load_roomy(path: Path, dtype: str, shape: list[int]) -> NDArray[Any]:
+    """The first rows of an array that is mapped with its room, copied page by page where it is written to."""
+    own = np.load(path, mmap_mode="r", allow_pickle=False)
+    if str(own.dtype) != dtype or list(own.shape) != shape:
+        raise ValueError(f"{path.name} is {own.dtype} {own.shape}, the manifest says {dtype} {shape}")
+    longer = (shape[0] + room_for(shape[0]), *shape[1:])
+    if path.stat().st_size < own.offset + own.nbytes // shape[0] * longer[0]:
+        raise ValueError(f"{path.name} lacks the room behind its rows")
+    return np.asarray(np.memmap(path, own.dtype, "c", own.offset, longer))[: shape[0]]
 
 
 _CATALOGUE = (
@@ -250,18 +302,27 @@ _CATALOGUE = (
 _LISTS = ("neighbours", "trending", "trending_by_language", "popular", "popular_by_country", "popular_by_language")
 _USERS = ("user_ids", "language_codes", "country_codes")
 _USER_LISTS = ("seen", "hidden", "blocked", "followed")
+_ROOMY = frozenset([*(f"post.{n}" for n in _CATALOGUE), "user.language_codes", "user.country_codes"])
+_ENTITY_LISTS = ("user_profile_codes", "post_content_codes")
+_ENTITY_ARRAYS = ("creator_ids", "creator_language_codes", "creator_country_codes")
+_ENTITY_TEXTS = ("external_user_ids", "external_creator_ids")
 
 
 def _arrays_of(snapshot: Snapshot) -> list[tuple[str, NDArray[Any]]]:
     arrays: list[tuple[str, NDArray[Any]]] = [(f"post.{n}", getattr(snapshot.catalogue, n)) for n in _CATALOGUE]
     arrays += [(f"user.{n}", getattr(snapshot.users, n)) for n in _USERS]
     ragged = [(n, getattr(snapshot.lists, n)) for n in _LISTS] + [(n, getattr(snapshot.users, n)) for n in _USER_LISTS]
-    for name, lists in ragged:
-        arrays += [(f"{name}.{part}", getattr(lists, part)) for part in Ragged._fields]
-    for name, texts in (
+    named = [
         ("external_post_ids", snapshot.external_post_ids),
         ("external_creator_ids", snapshot.external_creator_ids),
-    ):
+    ]
+    if (entities := snapshot.entities) is not None:
+        arrays += [(f"entity.{n}", getattr(entities, n)) for n in _ENTITY_ARRAYS]
+        ragged += [(f"entity.{n}", getattr(entities, n)) for n in _ENTITY_LISTS]
+        named += [(f"entity.{n}", getattr(entities, n)) for n in _ENTITY_TEXTS]
+    for name, lists in ragged:
+        arrays += [(f"{name}.{part}", getattr(lists, part)) for part in Ragged._fields]
+    for name, texts in named:
         if texts is not None:
             arrays += [(f"{name}.{part}", getattr(texts, part)) for part in Texts._fields]
     return arrays
@@ -273,6 +334,7 @@ def _manifest(snapshot: Snapshot) -> dict[str, Any]:
         "snapshot_id": snapshot.snapshot_id,
         "as_of": snapshot.as_of,
         "data_version": snapshot.data_version,
+        "journal_place": snapshot.journal_place,
         "languages": snapshot.catalogue.languages,
         "countries": snapshot.catalogue.countries,
         "media_types": snapshot.catalogue.media_types,
@@ -315,4 +377,22 @@ def _assemble(manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Snap
         topic_names={int(topic): name for topic, name in manifest["topic_names"].items()},
         external_post_ids=texts("external_post_ids"),
         external_creator_ids=texts("external_creator_ids"),
+        entities=_entities(arrays, ragged, texts),
+        journal_place=int(manifest["journal_place"]),
+    )
+
+
+def _entities(
+    arrays: dict[str, NDArray[Any]], ragged: Callable[[str], Ragged], texts: Callable[[str], Texts | None]
+) -> Entities | None:
+    if "entity.creator_ids" not in arrays:
+        return None
+    return Entities(
+        ragged("entity.user_profile_codes"),
+        ragged("entity.post_content_codes"),
+        arrays["entity.creator_ids"],
+        arrays["entity.creator_language_codes"],
+        arrays["entity.creator_country_codes"],
+        texts("entity.external_user_ids"),
+        texts("entity.external_creator_ids"),
     )

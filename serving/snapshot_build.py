@@ -13,10 +13,12 @@ from core.files import content_hash
 from core.schema import CONTENT_DIM, MEDIA_TYPES, NEGATIVE_HEADS
 from core.settings import Settings
 from core.workspace import DatasetManifest
+from events.compact import journal_place
 from events.read import connect, latest, register_log
 from serving.snapshot import (
     UNKNOWN,
     Catalogue,
+    Entities,
     Lists,
     Ragged,
     SampleUser,
@@ -46,6 +48,8 @@ def build_snapshot(
 ) -> Snapshot:
     """The snapshot of everything known by the end of the data; `value_weights` say what an engagement is worth."""
     manifest = settings.workspace.manifest()
+    # Read before the tables: what comes in between is replayed from the journal once more, which changes nothing.
+    place = journal_place(settings.workspace.log)
     connection = connect(settings)
     try:
         register_log(connection, settings.workspace.log)
@@ -58,6 +62,7 @@ def build_snapshot(
         lists = _lists(connection, catalogue)
         report("users")
         users = _users(connection, catalogue, as_of)
+        entities = _entities(connection, catalogue)
         samples = _sample_users(connection)
         # Rows without a time of their own were rebuilt from elsewhere; their surface is not one to ask for.
         surfaces = tuple(
@@ -73,9 +78,15 @@ def build_snapshot(
         connection.close()
     draft = Snapshot(
         "", as_of, manifest.data_version, catalogue, lists, users, samples, surfaces,
-        _topic_names(manifest), post_texts, creator_texts,
+        _topic_names(manifest), post_texts, creator_texts, entities, place,
     )  # fmt: skip
-    identity = [manifest.data_version, repr(as_of), repr(sorted(value_weights.items())), str(len(catalogue))]
+    identity = [
+        manifest.data_version,
+        repr(as_of),
+        repr(sorted(value_weights.items())),
+        str(len(catalogue)),
+        str(place),
+    ]
     return replace(draft, snapshot_id=content_hash(identity))
 
 
@@ -84,7 +95,8 @@ def _as_of(connection: duckdb.DuckDBPyConnection, manifest: DatasetManifest) -> 
         return manifest.anchor_at.timestamp()
     newest = _column(
         connection,
-        "SELECT epoch(max(known_at)) FROM (SELECT known_at FROM impressions UNION ALL SELECT known_at FROM posts)",
+        "SELECT epoch(max(known_at)) FROM (SELECT known_at FROM impressions UNION ALL SELECT known_at FROM posts"
+        " UNION ALL SELECT known_at FROM users UNION ALL SELECT known_at FROM creators)",
     )[0]
     return manifest.last_event_at.timestamp() if newest is None else float(newest)
 
@@ -266,6 +278,24 @@ def _users(connection: duckdb.DuckDBPyConnection, catalogue: Catalogue, as_of: f
     )
 
 
+def _entities(connection: duckdb.DuckDBPyConnection, catalogue: Catalogue) -> Entities:
+    users = _arrow(connection, "SELECT user_id, external_id, profile_codes FROM u ORDER BY user_row")
+    creators = _arrow(
+        connection, "SELECT creator_id, external_id, language, country FROM creators_latest ORDER BY creator_id"
+    )
+    posts = _arrow(connection, "SELECT content_codes FROM p ORDER BY post_row")
+    creator_ids = _numpy(creators["creator_id"], np.int64)
+    return Entities(
+        user_profile_codes=_code_lists(users["profile_codes"]),
+        post_content_codes=_code_lists(posts["content_codes"]),
+        creator_ids=creator_ids,
+        creator_language_codes=_codes(creators["language"], catalogue.languages),
+        creator_country_codes=_codes(creators["country"], catalogue.countries),
+        external_user_ids=_texts(users["external_id"], _numpy(users["user_id"], np.int64)),
+        external_creator_ids=_texts(creators["external_id"], creator_ids),
+    )
+
+
 def _sample_users(connection: duckdb.DuckDBPyConnection) -> tuple[SampleUser, ...]:
     """Active users, the most active of each language in turn, with the topics they engage with most."""
     rows = _arrow(
@@ -307,7 +337,8 @@ def _vocabulary(connection: duckdb.DuckDBPyConnection, column: str) -> tuple[str
     return tuple(
         _column(
             connection,
-            f"SELECT {column} FROM (SELECT {column} FROM p UNION SELECT {column} FROM u)"
+            f"SELECT {column} FROM (SELECT {column} FROM p UNION SELECT {column} FROM u"
+            f" UNION SELECT {column} FROM creators_latest)"
             f" WHERE {column} IS NOT NULL ORDER BY 1",
         )
     )
@@ -346,6 +377,14 @@ def _embeddings(column: pa.ChunkedArray) -> NDArray[np.float32]:
     if len(present):
         vectors[present] = flat.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, CONTENT_DIM)
     return vectors
+
+
+def _code_lists(column: pa.ChunkedArray) -> Ragged:
+    """Lists of codes by row; they have no weights."""
+    lists = column.combine_chunks()
+    offsets = np.concatenate([[0], np.cumsum(lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))])
+    values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
+    return Ragged(offsets.astype(np.int64), values, np.empty(0, dtype=np.float32))
 
 
 def _texts(column: pa.ChunkedArray, ids: NDArray[np.int64]) -> Texts | None:

@@ -16,12 +16,20 @@ class IndexSearch:
     What all requests share is packed once; a request then clears the bits of its own exclusions.
     """
 
-    def __init__(self, index: PostIndex, catalogue: Catalogue) -> None:
+    def __init__(self, index: PostIndex, catalogue: Catalogue, rows_N: NDArray[np.int64] | None = None) -> None:
+        """`rows_N`: catalogue row of each post of the index, UNKNOWN to leave it out; by default as its id says."""
         self._index = index
-        self._rows_N = catalogue.rows_of(index.post_ids)
+        self._catalogue = catalogue
+        self._rows_N = catalogue.rows_of(index.post_ids) if rows_N is None else rows_N
         self._is_known_N = self._rows_N != UNKNOWN
         self._place_of_P = _places(self._rows_N, len(catalogue))
         self._packed: WeakKeyDictionary[SharedCodes, EligibleBits] = WeakKeyDictionary()
+
+    def merged(self, rows: NDArray[np.int64], vectors_ND: NDArray[np.float32]) -> "IndexSearch":
+        """A search over the same posts and these; where a post was there already, its new vector counts."""
+        index = self._index.with_added(self._catalogue.post_ids[rows], vectors_ND)
+        kept_N = np.where(np.isin(self._rows_N, rows), UNKNOWN, self._rows_N)
+        return IndexSearch(index, self._catalogue, np.concatenate([kept_N, rows]))
 
     def search(
         self, vector_D: NDArray[np.float32], k: int, eligible: EligiblePosts

@@ -15,9 +15,13 @@ from serving.spec import CacheSpec
 
 @dataclass
 class Visit:
-    """One user's scrolling. `first_offset` posts came before what this process remembers."""
+    """One user's scrolling. `first_offset` posts came before what this list holds.
+
+    `list_id` names the list: a visit that two processes served has one in each, and a cursor belongs to one.
+    """
 
     visit_id: int
+    list_id: int
     user_id: int
     surface: str
     started_seconds: float
@@ -48,7 +52,7 @@ class Visit:
 
 
 class Visits:
-    """The visits that this process holds, within the spec's limits."""
+    """The lists that this process holds, by their id, within the spec's limits."""
 
     def __init__(self, limits: CacheSpec, now_seconds: Callable[[], float]) -> None:
         self._limits = limits
@@ -62,22 +66,28 @@ class Visits:
     def keep(self, visit: Visit) -> None:
         """Holds a visit; the longest unused one leaves when there are too many."""
         with self._lock:
-            self._visits[visit.visit_id] = visit
-            self._visits.move_to_end(visit.visit_id)
+            self._visits[visit.list_id] = visit
+            self._visits.move_to_end(visit.list_id)
             while len(self._visits) > self._limits.max_entries:
                 self._visits.popitem(last=False)
 
-    def find(self, visit_id: int, user_id: int) -> Visit | None:
+    def find(self, list_id: int, user_id: int) -> Visit | None:
         """The visit, None when it is not the user's, too old or not held by this process."""
         with self._lock:
-            visit = self._visits.get(visit_id)
+            visit = self._visits.get(list_id)
             if visit is None or visit.user_id != user_id:
                 return None
             if self._now() - visit.started_seconds > self._limits.max_age_seconds:
-                del self._visits[visit_id]
+                del self._visits[list_id]
                 return None
-            self._visits.move_to_end(visit_id)
+            self._visits.move_to_end(list_id)
             return visit
+
+    def forget(self, user_id: int) -> None:
+        """Drops every visit of one user."""
+        with self._lock:
+            for list_id in [v.list_id for v in self._visits.values() if v.user_id == user_id]:
+                del self._visits[list_id]
 
     def started(self) -> float:
         """Now, on the clock that ages visits."""

@@ -16,10 +16,14 @@ from core.workspace import DatasetManifest
 from events.journal import Journal
 from feature_repo.catalog import ALL_VIEWS
 from feature_repo.columns import Columns, null_columns
-from serving.bootstrap import Runtime, make_funnel
+from serving.bootstrap import Runtime, build_funnels
 from serving.feature_log import FeatureLog
 from serving.funnel.eligible import EligiblePosts
 from serving.funnel.first_stage import VectorRanker
+from serving.funnel.source_pool import SourcePool
+from serving.funnels import ServingFunnels, fingerprint
+from serving.live.assembly import go_live, live_parts
+from serving.live.view import LiveSnapshot
 from serving.metrics import Metrics
 from serving.parts import Parts
 from serving.snapshot import Catalogue, Lists, Ragged, SampleUser, Snapshot, Users
@@ -34,6 +38,7 @@ NUM_POSTS = 600
 NUM_CREATORS = 40
 NUM_USERS = 30
 COLD_USER = 999_999
+GREEDY = {"exploration": {"temperature": 0.0, "probability": 0.0, "page_floor": 0.0}}
 
 
 def make_catalogue(num_posts: int = NUM_POSTS, seed: int = 1) -> Catalogue:
@@ -160,6 +165,9 @@ class FakeTower:
     def user_vectors(self, columns: Columns) -> NDArray[np.float32]:
         return self.vector[None, :]
 
+    def post_vectors(self, columns: Columns) -> NDArray[np.float32]:
+        return columns["post_profile__content_embedding"].astype(np.float32)
+
 
 class ExactSearch:
     """All eligible posts by inner product with their content."""
@@ -170,7 +178,8 @@ class ExactSearch:
     def search(
         self, vector_D: NDArray[np.float32], k: int, eligible: EligiblePosts
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        scores = np.where(eligible.mask(), self.catalogue.content @ vector_D, -np.inf).astype(np.float64)
+        is_eligible_P = eligible.mask()[: len(self.catalogue)]  # a live catalogue has room behind
+        scores = np.where(is_eligible_P, self.catalogue.content @ vector_D, -np.inf).astype(np.float64)
         rows = np.argsort(-scores, kind="stable")[:k]
         rows = rows[np.isfinite(scores[rows])]
         return rows, scores[rows]
@@ -194,8 +203,8 @@ class FakeModel:
 
 
 def make_spec(**overlay: object) -> FunnelSpec:
-    """The shipped spec with an overlay."""
-    return with_overlay(load_spec(), overlay)
+    """The shipped spec without exploration, with an overlay."""
+    return with_overlay(with_overlay(load_spec(), GREEDY), overlay)
 
 
 def make_parts(snapshot: Snapshot, reader: FakeReader | None = None) -> Parts:
@@ -223,23 +232,32 @@ def make_settings(folder: Path, **fields: object) -> Settings:
 
 def make_runtime(
     folder: Path,
-    spec: FunnelSpec | None = None,
+    spec: FunnelSpec | Sequence[FunnelSpec] | None = None,
     parts: Parts | None = None,
     *,
     is_feature_log: bool = False,
+    pool: SourcePool | None = None,
+    snapshot: Snapshot | None = None,
     **fields: object,
 ) -> Runtime:
-    """A runtime of fakes over a real journal, with a real feature log if wanted."""
+    """A runtime of fakes over a real journal and its live view, with a real feature log if wanted.
+
+    Deadlines count with a `pool`.
+    """
     settings = make_settings(folder, **fields)
-    snapshot = make_snapshot()
-    parts = parts or make_parts(snapshot)
+    snapshot = LiveSnapshot(snapshot or make_snapshot())
+    parts = live_parts(parts or make_parts(snapshot), snapshot)
     spec = spec or make_spec()
     journal = Journal(settings.workspace.journal)
     metrics = Metrics()
     log = FeatureLog.opened(settings, metrics.feature_rows) if is_feature_log else None
-    funnel = make_funnel(spec, snapshot, parts, journal, metrics, feature_log=log)
+    specs = {one.surface: one for one in ((spec,) if isinstance(spec, FunnelSpec) else spec)}
+    funnels = ServingFunnels(
+        build_funnels(specs, snapshot, parts, journal, metrics, log, pool), fingerprint(settings.workspace, None)
+    )
     clock = FrozenClock(AS_OF)
-    return Runtime(settings, settings.workspace, clock, spec, snapshot, parts, journal, metrics, funnel, log)
+    live = go_live(snapshot, journal, clock, funnels.current)
+    return Runtime(settings, settings.workspace, clock, snapshot, journal, metrics, funnels, None, pool, log, live)
 
 
 def without(parts: Parts, *names: str) -> Parts:

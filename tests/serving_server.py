@@ -14,11 +14,11 @@ from serving.bootstrap import Runtime
 
 
 @contextmanager
-def running(runtime: Runtime) -> Iterator[str]:
-    """The base URL while the server runs."""
+def running(runtime: Runtime, **options: object) -> Iterator[str]:
+    """The base URL while the server runs; `options` go to uvicorn."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(create_app(runtime), log_level="error", lifespan="on", ws="none")
+        config = uvicorn.Config(create_app(runtime), lifespan="on", ws="none", **{"log_level": "error", **options})
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
@@ -32,7 +32,7 @@ def running(runtime: Runtime) -> Iterator[str]:
 
 
 def _wait(url: str) -> None:
-    for _ in range(200):
+    for _ in range(1_000):
         try:
             if httpx.get(f"{url}/healthz").status_code == 200:
                 return

@@ -29,6 +29,9 @@ console = Console(stderr=True)
 Seed = Annotated[int, typer.Option(help="Decides sampling, initial weights and order of examples.")]
 Quick = Annotated[bool, typer.Option("--quick", help="One epoch on few rows: a check that everything runs.")]
 Force = Annotated[bool, typer.Option("--force", help="Do it again although nothing changed.")]
+Upsampled = Annotated[
+    str, typer.Option("--upsample", help="Column of an entity whose rare members' rows are repeated.")
+]
 Megabytes = Annotated[
     float | None, typer.Option(help="Give tables of ids rows without collisions within this memory.", min=0.0)
 ]
@@ -143,9 +146,16 @@ def leaks(
 
 
 @app.command()
-def retrieval(recipe: RecipeName = "default", seed: Seed = 0, quick: Quick = False, force: Force = False) -> None:
+def retrieval(
+    recipe: RecipeName = "default",
+    seed: Seed = 0,
+    quick: Quick = False,
+    force: Force = False,
+    table_megabytes: Megabytes = None,
+    upsample: Upsampled = "",
+) -> None:
     """Train two-tower retrieval."""
-    _train("retrieval", recipe, seed, quick, force)
+    _train("retrieval", recipe, seed, quick, force, table_megabytes, upsample)
 
 
 @app.command("second-stage")
@@ -155,7 +165,7 @@ def second_stage(
     quick: Quick = False,
     force: Force = False,
     table_megabytes: Megabytes = None,
-    upsample: Annotated[str, typer.Option(help="Column of an entity whose rare members' rows are repeated.")] = "",
+    upsample: Upsampled = "",
 ) -> None:
     """Train the multi-task second stage and calibrate it."""
     _train("second_stage", recipe, seed, quick, force, table_megabytes, upsample)
@@ -187,8 +197,10 @@ def table_budget(
 def first_stage(recipe: RecipeName = "default", seed: Seed = 0, quick: Quick = False, force: Force = False) -> None:
     """Distil the first stage from the second stage's ranking of drawn candidates."""
     with _told() as settings:
+        from training.processes import require_alone
         from training.sets import build_set, set_configs
 
+        require_alone("training first-stage")
         config = set_configs(settings.workspace.manifest(), 60_000 if quick else None, seed)["first_stage"]
         with _bar("Joining first_stage") as bar:
             build_set(settings, config, bar, is_forced=force)
@@ -209,7 +221,9 @@ def foundation(
     with _told() as settings:
         from training.foundation import FoundationOptions, train_foundation
         from training.foundation_downstream import train_downstream
+        from training.processes import require_alone
 
+        require_alone("training foundation")
         options = FoundationOptions(snapshots, seed, quick, force)
         with _bar("Foundation") as bar:
             published, exports, steps = train_foundation(settings, options, bar.at)
@@ -340,6 +354,17 @@ def index(force: Force = False) -> None:
             table.add_row(r.kind, r.bundle_id, f"{r.count:,}", str(r.dim), "built" if r.is_new else "unchanged")
         console.print(table)
         _result({r.kind: {"bundle_id": r.bundle_id, "count": r.count, "path": str(r.path)} for r in reports})
+
+
+@app.command()
+def sign() -> None:
+    """Sign champions, index and post vectors anew, after their checksums were verified."""
+    with _told() as settings:
+        from training.sign import sign_champions
+
+        folders = [str(f.relative_to(settings.workspace.root)) for f in sign_champions(settings)]
+        console.print(f"signed: {', '.join(folders) or 'nothing, no champion yet'}", soft_wrap=True)
+        _result({"signed": folders})
 
 
 @app.command()

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from core.errors import ConfigError, InputError
 from models.features import Columns
 from training.examples import Examples
+from training.factorisation import factorise, fold_in
 
 
 def popularity_scores(
@@ -59,6 +60,35 @@ class ItemToItem:
         shape = (len(history_post_ids_BL), len(self.catalogue_ids))
         history_BP = sparse.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, posts)), shape=shape)
         scores: NDArray[np.float32] = (history_BP @ self._similarity_PP).toarray().astype(np.float32)
+        return scores
+
+
+class Factorised:
+    """Weighted factorisation of training positives, posts described by codes too; users are folded in by history."""
+
+    def __init__(
+        self,
+        user_ids: NDArray[np.int64],
+        post_ids: NDArray[np.int64],
+        catalogue_ids: NDArray[np.int64],
+        post_codes: Sequence[NDArray[np.int64]],
+    ) -> None:
+        """`post_codes`: side features of the catalogue's posts, ids [P] each, -1 null."""
+        order = np.argsort(catalogue_ids)
+        self.catalogue_ids = catalogue_ids[order]
+        is_known = np.isin(post_ids, self.catalogue_ids)
+        users = np.unique(user_ids[is_known], return_inverse=True)[1]
+        posts = np.searchsorted(self.catalogue_ids, post_ids[is_known])
+        dense = [np.unique(codes[order], return_inverse=True)[1] for codes in post_codes]
+        codes = [np.where(of[order] < 0, -1, places) for of, places in zip(post_codes, dense, strict=True)]
+        num_users = int(users.max()) + 1 if len(users) else 1
+        _, self._posts_PD = factorise(users, posts, num_users, len(catalogue_ids), post_codes=codes)
+
+    def scores(self, history_post_ids_BL: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Inner products of each user's history's vector and all posts, [B, P] in order of `catalogue_ids`; -1 pads."""
+        rows, places = np.nonzero(np.isin(history_post_ids_BL, self.catalogue_ids))
+        posts = np.searchsorted(self.catalogue_ids, history_post_ids_BL[rows, places])
+        scores: NDArray[np.float32] = fold_in(rows, posts, len(history_post_ids_BL), self._posts_PD) @ self._posts_PD.T
         return scores
 
 
@@ -130,9 +160,12 @@ def lightgbm_columns(columns: Columns) -> list[str]:
 
 
 def fit_lightgbm(
-    train: Examples, validation: Examples, head: int, names: Sequence[str], config: LightGbmConfig
+    train: Examples, validation: Examples | None, head: int, names: Sequence[str], config: LightGbmConfig
 ) -> "LightGbmModel":
-    """A boosted-tree model of one head with early stopping on `validation`. Raises ConfigError without lightgbm."""
+    """A boosted-tree model of one head, stopped early on `validation`, or of all `max_rounds` trees without one.
+
+    Raises ConfigError without lightgbm.
+    """
     try:
         import lightgbm
     except ImportError as error:
@@ -140,11 +173,18 @@ def fit_lightgbm(
             "the LightGBM baseline needs lightgbm; install the dev extra: pip install -e '.[dev]'"
         ) from error
     matrix = Matrix(train.columns, names)
-    keep, check = ~np.isnan(train.labels[:, head]), ~np.isnan(validation.labels[:, head])
+    keep = ~np.isnan(train.labels[:, head])
     options = {"feature_name": matrix.feature_names, "categorical_feature": matrix.categorical, "free_raw_data": True}
     weights = train.weights[keep] if config.is_weighted and train.weights is not None else None
     rows = lightgbm.Dataset(matrix.of(train.columns)[keep], train.labels[keep, head], weight=weights, **options)
-    checks = lightgbm.Dataset(matrix.of(validation.columns)[check], validation.labels[check, head], reference=rows)
+    stopped: dict[str, Any] = {}
+    if validation is not None:
+        check = ~np.isnan(validation.labels[:, head])
+        seen = lightgbm.Dataset(matrix.of(validation.columns)[check], validation.labels[check, head], reference=rows)
+        stopped = {
+            "valid_sets": [seen],
+            "callbacks": [lightgbm.early_stopping(config.stopping_rounds, verbose=False)],
+        }
     params = {
         "objective": "binary",
         "metric": "binary_logloss",
@@ -157,14 +197,7 @@ def fit_lightgbm(
         "deterministic": True,
         "verbosity": -1,
     }
-    booster = lightgbm.train(
-        params,
-        rows,
-        num_boost_round=config.max_rounds,
-        valid_sets=[checks],
-        callbacks=[lightgbm.early_stopping(config.stopping_rounds, verbose=False)],
-    )
-    return LightGbmModel(matrix, booster)
+    return LightGbmModel(matrix, lightgbm.train(params, rows, num_boost_round=config.max_rounds, **stopped))
 
 
 @dataclass(frozen=True)
@@ -173,6 +206,11 @@ class LightGbmModel:
 
     matrix: Matrix
     booster: Any
+
+    @property
+    def num_trees(self) -> int:
+        """As early stopping left them."""
+        return int(self.booster.best_iteration or self.booster.num_trees())
 
     def probabilities(self, columns: Columns) -> NDArray[np.float64]:
         """Probability of the head per row, [N]."""

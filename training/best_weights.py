@@ -30,14 +30,17 @@ class BestWeights:
         """Writes the weights as they are now over those kept before."""
         self._file.seek(0)
         for weight in self._weights:
-            self._file.write(_bytes(weight))
+            self._file.write(_bytes(weight.cpu()))
 
     def restore(self) -> None:
         """Puts the kept weights back."""
         self._file.seek(0)
         for weight in self._weights:
-            if self._file.readinto(_bytes(weight)) != weight.nbytes:
+            kept = weight if weight.device.type == "cpu" else torch.empty_like(weight, device="cpu")
+            if self._file.readinto(_bytes(kept)) != weight.nbytes:
                 raise OSError(f"the best weights in {tempfile.gettempdir()} were cut short; train again")
+            if kept is not weight:
+                weight.copy_(kept)
 
 
 def _bytes(weight: Tensor) -> memoryview:

@@ -23,11 +23,13 @@ from core.errors import ConfigError
 from core.files import content_hash, file_hash, write_atomically
 from events.lock import attempted
 from models.embeddings import live_state
+from training.device import CPU
 from training.optimisers import Optimisers
 from training.processes import NotFirstError, smallest, wait
 
 KEPT = 2
 WEIGHT, OPTIMISER, OTHER, BATCHES, GLOBAL = "weight/", "optimiser/", "other/", "random/batches", "random/global"
+DEVICE = "random/device"
 
 
 @dataclass
@@ -90,9 +92,11 @@ class SavedRun:
         module: nn.Module,
         optimisers: Optimisers,
         others: Mapping[str, Tensor] | None = None,
+        device: torch.device = CPU,
     ) -> None:
-        """`others`: further tensors to save and to fill again."""
+        """`others`: further tensors to save and to fill again. `device`: where the network lies."""
         self._plan, self._module, self._optimisers, self._others = checkpoints, module, optimisers, others or {}
+        self._device = device
         self._best = ""
         self._written_at, self._write_seconds = time.monotonic(), 0.0
         checkpoints.folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +132,9 @@ class SavedRun:
         tensors = {WEIGHT + n: t for n, t in live_state(self._module).items()}
         tensors |= {OPTIMISER + n: t for n, t in self._optimisers.state().items()}
         tensors |= {OTHER + n: t for n, t in self._others.items()}
-        tensors |= {BATCHES: batches, GLOBAL: torch.get_rng_state()}
+        tensors = {n: t.cpu() for n, t in tensors.items()} | {BATCHES: batches, GLOBAL: torch.get_rng_state()}
+        if self._device.type == "cuda":
+            tensors[DEVICE] = torch.cuda.get_rng_state(self._device)
         save_file(tensors, folder / f"{name}.safetensors")  # from the tensors' own memory: tables are not doubled
         _sync(folder / f"{name}.safetensors")
         if is_validated and state.misses == 0:
@@ -177,6 +183,8 @@ class SavedRun:
                 tensor.copy_(file.get_tensor(OTHER + name))
             batches.set_state(file.get_tensor(BATCHES))
             torch.set_rng_state(file.get_tensor(GLOBAL))
+            if self._device.type == "cuda" and DEVICE in file.keys():  # noqa: SIM118, no mapping
+                torch.cuda.set_rng_state(file.get_tensor(DEVICE), self._device)
         return RunState(**fields["state"])
 
     def _load_weights(self, name: str) -> None:

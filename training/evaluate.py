@@ -15,7 +15,7 @@ from core.errors import BundleError, ConfigError
 from core.schema import HEADS
 from core.settings import Settings
 from models.bundle import RetrievalBundle, load_bundle
-from training.baselines import ItemToItem, popularity_scores
+from training.baselines import Factorised, ItemToItem, popularity_scores
 from training.catalogue import build_catalogue
 from training.compare_ranking import Ranking, compare_ranking
 from training.examples import Examples
@@ -82,6 +82,9 @@ def evaluate_retrieval(
     popular = popularity_scores(past.post_ids[recent], worth[recent], post_ids)
     told("item-to-item")
     neighbours = ItemToItem(past.user_ids[is_positive], past.post_ids[is_positive], post_ids)
+    told("weighted factorisation")
+    codes = [np.asarray(catalogue.examples().columns[f"post_profile__{name}"]) for name in ("creator_id", "topic_id")]
+    factors = Factorised(past.user_ids[is_positive], past.post_ids[is_positive], post_ids, codes)
     history = queries.columns["user_history__history_post_ids"]
     told("recall")
     user_names = bundle.spec.columns("user")
@@ -94,6 +97,7 @@ def evaluate_retrieval(
         "two-tower": two_tower,
         "popularity": lambda rows: np.tile(popular, (len(history[rows]), 1)),
         "item-to-item": lambda rows: neighbours.scores(np.asarray(history[rows])),
+        "weighted factorisation": lambda rows: factors.scores(np.asarray(history[rows])),
     }
     found = {name: recall(score, queries.post_ids, post_ids) for name, score in retrievers.items()}
     return found, queries.num_rows

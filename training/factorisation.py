@@ -71,6 +71,18 @@ def factorise(
     return user_vectors[:num_users].numpy(), post_vectors[:num_posts].numpy()
 
 
+def fold_in(
+    users: Int64s,
+    posts: Int64s,
+    num_users: int,
+    post_vectors: NDArray[np.float32],
+    config: FactorisationConfig | None = None,
+) -> NDArray[np.float32]:
+    """Vectors [U, D] of users who were not among the fitted, from the posts they engaged with; zeros without any."""
+    group = _Grouped.of(users, posts, num_users)
+    return _solved(group, torch.from_numpy(post_vectors), config or FactorisationConfig()).numpy()
+
+
 @dataclass(frozen=True)
 class _Grouped:
     """The other side's rows that each row of one side is paired with."""

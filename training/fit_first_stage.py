@@ -20,6 +20,7 @@ from models.metrics import auc_by_group, normalised_entropy
 from models.numeric import require_columns
 from models.towers import TowerConfig, TwoTower
 from training.checkpoints import Checkpoints
+from training.device import CPU, on_device, seeded
 from training.examples import CANDIDATE_RANK, CANDIDATE_SCORE, Examples
 from training.loop import FittedModel, LoopConfig, Progress, run_training
 
@@ -111,8 +112,8 @@ def _scores(module: TwoTower, data: _Requests, requests: Tensor) -> tuple[Tensor
     posts, post_N = torch.unique(data.post_of[rows_N], return_inverse=True)
     posts_UD = module.post_vectors(data.post.take(posts))
     request_N = mask_RC.nonzero()[:, 0]
-    score_N = (users_RD @ posts_UD.T)[request_N, post_N]
-    scores_RC = torch.zeros(mask_RC.shape).masked_scatter(mask_RC, score_N)
+    score_N = (users_RD @ posts_UD.T).float()[request_N, post_N]
+    scores_RC = score_N.new_zeros(mask_RC.shape).masked_scatter(mask_RC, score_N)
     return scores_RC, bias_R, mask_RC, rows_N
 
 
@@ -120,9 +121,9 @@ def _loss(module: TwoTower, data: _Requests, requests: Tensor, config: FirstStag
     scores_RC, bias_R, mask_RC, rows_N = _scores(module, data, requests)
     logits_N = module.task_logits(scores_RC[mask_RC], bias_R[mask_RC.nonzero()[:, 0]])
     pointwise = masked_bce(logits_N, data.selected[rows_N].unsqueeze(1))
-    teacher_RC = torch.zeros(mask_RC.shape).masked_scatter(mask_RC, data.scores[rows_N])
+    teacher_RC = torch.zeros_like(scores_RC).masked_scatter(mask_RC, data.scores[rows_N])
     listwise = listwise_distillation(scores_RC, teacher_RC, mask_RC, config.teacher_temperature)
-    is_top_RC = torch.zeros(mask_RC.shape).masked_scatter(mask_RC, data.selected[rows_N]) > 0
+    is_top_RC = torch.zeros_like(scores_RC).masked_scatter(mask_RC, data.selected[rows_N]) > 0
     top = top_set_softmax(scores_RC, is_top_RC, mask_RC)
     return config.pointwise_weight * pointwise + config.listwise_weight * listwise + config.top_weight * top
 
@@ -137,6 +138,7 @@ def fit_first_stage(
     num_threads: int = 2,
     checkpoints: Checkpoints | None = None,
     tables: Mapping[str, Tensor] | None = None,
+    device: torch.device = CPU,
 ) -> FittedModel:
     """The trained first stage. Rows are candidates; columns candidate__rank and candidate__score teach.
 
@@ -149,24 +151,25 @@ def fit_first_stage(
     data = _grouped(spec, train, config.network.top_k)
     valid_data = _grouped(spec, valid, config.network.top_k)
     per_request = max(1, train.num_rows // max(1, data.num_requests))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed, device):
         module = build_first_stage(spec, config.network, is_training=True)
         start_tables(module, tables or {})
         with torch.no_grad():
             module.task_bias_T.fill_(float(data.selected.mean().clamp(1e-4, 1 - 1e-4).logit()))
             module.task_scale_T.fill_(0.2)
 
+        there, valid_there = on_device(data, device), on_device(valid_data, device)
+
         def loss_of(requests: Tensor) -> Tensor:
-            return _loss(module, data, requests, config)
+            return _loss(module, there, requests, config)
 
         def validate() -> dict[str, float]:
-            losses = [float(_loss(module, valid_data, r, config)) * len(r) for r in _pieces(valid_data)]
+            losses = [float(_loss(module, valid_there, r, config)) * len(r) for r in _pieces(valid_there)]
             return {"valid_loss": sum(losses) / max(1, valid_data.num_requests)}
 
         units = max(1, config.loop.batch_size // per_request)
         history = run_training(
-            module,
+            module.to(device),
             config.loop,
             data.num_requests,
             loss_of,
@@ -175,13 +178,15 @@ def fit_first_stage(
             progress,
             units,
             checkpoints=checkpoints,
+            device=device,
         )
-    metrics = _metrics(module, valid_data)
+    metrics = _metrics(module.cpu(), valid_data)
     return FittedModel("first_stage", module, spec, config.network, (HEAD,), (), history, metrics)
 
 
 def _pieces(data: _Requests, size: int = 16) -> list[Tensor]:
-    return [torch.arange(start, min(start + size, data.num_requests)) for start in range(0, data.num_requests, size)]
+    every = torch.arange(data.num_requests, device=data.places.device)
+    return list(torch.split(every, size)) if len(every) else []
 
 
 @torch.no_grad()

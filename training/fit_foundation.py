@@ -6,6 +6,7 @@ Legend: N targets, B states, P posts of a batch, H engagement kinds.
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from models.features import FeatureSpec
 from models.foundation import CREATOR, EVENT_FLAGS, FoundationConfig, FoundationModel
 from models.inputs import indexed_rows
 from models.losses import masked_bce, sampled_softmax
+from training.checkpoints import Checkpoints
+from training.device import CPU, on_device, seeded
 from training.foundation_events import SEEN, Catalogue, UserEvents, published_hour, reactions
 from training.foundation_windows import Windows, cut_windows, encode_windows
 from training.loop import LoopConfig, Progress, run_training
@@ -117,6 +120,11 @@ class Material:
             share.log(),
         )
 
+    def on(self, device: torch.device) -> "Material":
+        """The same with its tensors on `device`."""
+        moved = {name: on_device(getattr(self, name), device) for name in ("users", "posts", "log_share")}
+        return replace(self, **moved)
+
 
 class _Questions:
     """The loss of a batch of windows."""
@@ -124,8 +132,12 @@ class _Questions:
     def __init__(self, module: FoundationModel, material: Material, run: FoundationRun) -> None:
         self.module, self.material, self.run = module, material, run
         self.shown, self.next = shown_targets(material.windows, material.until), next_targets(material.windows)
-        self.labels = torch.from_numpy(reactions(material.windows.events))
-        self.head_weights = torch.tensor(run.head_weights) / sum(run.head_weights)
+        self.device = material.log_share.device
+        self.labels = self._there(reactions(material.windows.events))
+        self.head_weights = (torch.tensor(run.head_weights) / sum(run.head_weights)).to(self.device)
+
+    def _there(self, values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values).to(self.device)
 
     def __call__(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> dict[str, Tensor]:
         module, events = self.module, self.material.windows.events
@@ -138,24 +150,25 @@ class _Questions:
         )
         length = states.shape[1]
         flat = states.flatten(0, 1)
-        users_ND = module.user_vectors(flat[torch.from_numpy(row * length + place)])
-        wanted_N = torch.from_numpy(np.searchsorted(post_rows, events.post[shown]))
-        labels_NH = self.labels[torch.from_numpy(shown)]
+        users_ND = module.user_vectors(flat[self._there(row * length + place)])
+        wanted_N = self._there(np.searchsorted(post_rows, events.post[shown]))
+        labels_NH = self.labels[self._there(shown)]
         losses = {"reaction": masked_bce(module.reactions(users_ND, posts_PD[wanted_N]), labels_NH, self.head_weights)}
         is_engaged = (labels_NH[:, : -len(NEGATIVE_HEADS)].nan_to_num(0.0) > 0).any(1)
-        ids_P = torch.from_numpy(post_rows)
+        ids_P = self._there(post_rows)
         log_q_P = self.run.logq_power * self.material.log_share[ids_P]
         losses["post"] = self._choice(users_ND[is_engaged], posts_PD, wanted_N[is_engaged], ids_P, log_q_P)
-        before_BS = flat[torch.from_numpy(next_row * length + next_place)]
-        flags_B = torch.from_numpy(events.flags[after])
+        before_BS = flat[self._there(next_row * length + next_place)]
+        flags_B = self._there(events.flags[after])
         # The rarest thing that happened says most: the highest bit.
         kind_B = torch.log2(flags_B.clamp(min=1).to(torch.float32)).long()
         losses["kind"] = F.cross_entropy(module.kinds(before_BS), kind_B)
         acted = (flags_B & POSITIVE) > 0
-        place_B = torch.from_numpy(np.searchsorted(post_rows, events.post[after]))[acted]
+        place_B = self._there(np.searchsorted(post_rows, events.post[after]))[acted]
         rows_P = indexed_rows(module.spec, "post", encoded)[CREATOR][:, 0]
         creators_C, creator_P = rows_P.unique(return_inverse=True)  # type: ignore[no-untyped-call]
-        share_C = torch.zeros(len(creators_C)).index_add_(0, creator_P, self.material.log_share[ids_P].exp())
+        share_P = self.material.log_share[ids_P].exp()
+        share_C = share_P.new_zeros(len(creators_C)).index_add_(0, creator_P, share_P)
         users_BD, vectors_CD = module.user_vectors(before_BS[acted]), module.creators(creators_C.unsqueeze(1))
         log_q_C = self.run.logq_power * share_C.log()
         losses["creator"] = self._choice(users_BD, vectors_CD, creator_P[place_B], creators_C, log_q_C)
@@ -181,6 +194,8 @@ def fit_foundation(
     seed: int = 0,
     progress: Progress | None = None,
     num_threads: int = 2,
+    checkpoints: Checkpoints | None = None,
+    device: torch.device = CPU,
 ) -> tuple[FoundationModel, tuple[dict[str, float], ...]]:
     """The trained network and its validations; it starts from the weights of `before` where there is one.
 
@@ -195,15 +210,19 @@ def fit_foundation(
     valid = np.flatnonzero(usable & is_valid_user[windows.of_user])[:VALIDATION_WINDOWS]
     loop = replace(run.loop, batch_size=max(run.loop.batch_size, len(train) // run.most_steps))
     loop = loop if before is None else replace(loop, max_epochs=run.next_epochs)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed, device):
         module = FoundationModel(spec, run.network, is_training=True)
         if before is not None:
             with torch.no_grad():
                 source = live_state(before)
                 for name, weight in live_state(module).items():
                     weight.copy_(source[name])
-        ask, drawing = _Questions(module, material, run), np.random.default_rng([seed, material.until])
+        ask = _Questions(module.to(device), material.on(device), run)
+
+        def loss_of(windows: NDArray[np.int64]) -> Tensor:
+            # Drawn from torch's generator, whose state a checkpoint keeps.
+            drawing = np.random.default_rng([seed, material.until, int(torch.randint(2**62, ()))])
+            return ask.total(windows, drawing)
 
         def validate() -> dict[str, float]:
             judged, same = valid if len(valid) else train[:VALIDATION_WINDOWS], np.random.default_rng(seed)
@@ -214,6 +233,15 @@ def fit_foundation(
             return {"valid_loss": total} | {f"valid_{name}": value for name, value in means.items()}
 
         history = run_training(
-            module, loop, len(train), lambda rows: ask.total(train[rows.numpy()], drawing), validate, seed, progress
+            module,
+            loop,
+            len(train),
+            loss_of,
+            validate,
+            seed,
+            progress,
+            prepare=lambda rows: train[rows.numpy()],
+            checkpoints=checkpoints,
+            device=device,
         )
-    return module, history
+    return module.cpu(), history

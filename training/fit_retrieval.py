@@ -22,6 +22,7 @@ from models.towers import TowerConfig, TwoTower
 from training import processes
 from training.balancing import Balance, draw_balanced
 from training.checkpoints import Checkpoints
+from training.device import CPU, on_device, seeded
 from training.examples import Examples
 from training.full_softmax import FullSoftmax
 from training.hard_negatives import HardNegatives, MinedPosts
@@ -101,6 +102,8 @@ class _Rows:
     """[N, T] weights by task, where rows were drawn by the label of one."""
     task_shifts: Tensor | None = None
     """[T] what drawing added to the log odds."""
+    softmax_weights: Tensor | None = None
+    """[N] weights of positives in the softmax, where a row is drawn more or less often than it counts."""
 
     def users(self, batch: Tensor) -> EncodedSide:
         """The users of a batch of rows, one per row."""
@@ -150,7 +153,9 @@ def _batch_loss(
     log_q_N, ids_N, first = rows.log_q[batch], rows.post_ids[batch], 0
     if is_sharded() and module.training and config.softmax_weight > 0:  # one softmax over what all drew
         posts_BD, first = rows_of_all(posts_BD)
+        loss = loss + 0.0 * posts_BD.sum()  # without a positive here, the others still wait for the gradients' exchange
         log_q_N, ids_N = rows_of_all(log_q_N)[0], rows_of_all(ids_N)[0]
+    softmax_weights = rows.weights if rows.softmax_weights is None else rows.softmax_weights
     if len(positives_P) and config.softmax_weight > 0:
         loss = loss + config.softmax_weight * sampled_softmax(
             users_BD[positives_P],
@@ -158,7 +163,7 @@ def _batch_loss(
             positives_P + first,
             log_q_N,
             ids_N,
-            (worth_B * weights_B)[positives_P],
+            (worth_B * softmax_weights[batch])[positives_P],
             None
             if mined is None
             else _hard_logits(module, rows, batch[positives_P], users_BD[positives_P], mined, config),
@@ -184,14 +189,15 @@ def _drawn(rows: _Rows, config: RetrievalConfig, balance: Balance, seed: int) ->
     """The rows with what drawing them changes, and the rows drawn, [M]."""
     task = config.tasks.index(balance.task)
     drawn = draw_balanced(rows.labels[:, task].numpy(), rows.weights.numpy(), balance, seed)
-    weights_NT = (rows.weights / torch.from_numpy(drawn.rates))[:, None].repeat(1, len(config.tasks))
+    even_N = rows.weights / torch.from_numpy(drawn.rates)
+    weights_NT = even_N[:, None].repeat(1, len(config.tasks))
     weights_NT[:, task] = rows.weights
     shifts_T = torch.zeros(len(config.tasks))
     shifts_T[task] = drawn.log_odds_shift
     ids, post = np.unique(rows.post_ids.numpy(), return_inverse=True)
     log_q = _log_chances(ids, np.bincount(post[drawn.rows], minlength=len(ids)))[post]
     log_q_N = torch.from_numpy((config.log_q_power * log_q).astype(np.float32))
-    changed = replace(rows, log_q=log_q_N, task_weights=weights_NT, task_shifts=shifts_T)
+    changed = replace(rows, log_q=log_q_N, task_weights=weights_NT, task_shifts=shifts_T, softmax_weights=even_N)
     return changed, torch.from_numpy(drawn.rows)
 
 
@@ -221,25 +227,37 @@ def _fit_in_batches(
     seed: int,
     progress: Progress | None,
     checkpoints: Checkpoints | None,
+    device: torch.device,
 ) -> tuple[dict[str, float], ...]:
     drawn = torch.arange(train.num_rows)
     if config.balance is not None:
         rows, drawn = _drawn(rows, config, config.balance, seed)
+    rows, valid = on_device(rows, device), on_device(valid, device)
     mined = None if config.hard_negatives is None else _mined(module, rows, train, config.hard_negatives, seed)
 
     def loss_of(batch: Tensor) -> Tensor:
-        return _batch_loss(module, rows, drawn[batch], config, task_weights_T, mined)
+        return _batch_loss(module, rows, batch, config, task_weights_T, mined)
 
     def validate() -> dict[str, float]:
         size, total = config.loop.batch_size, len(valid.worth)
         # A fixed order that mixes times, so that the softmax meets the same posts every time.
         order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
-        batches = [order[start : start + size] for start in range(0, total, size)]
+        batches = torch.split(order.to(device), size)
         losses = [float(_batch_loss(module, valid, b, config, task_weights_T)) * len(b) for b in batches]
         return {"valid_loss": sum(losses) / total}
 
     return run_training(
-        module, config.loop, len(drawn), loss_of, validate, seed, progress, checkpoints=checkpoints, renewed=mined
+        module,
+        config.loop,
+        len(drawn),
+        loss_of,
+        validate,
+        seed,
+        progress,
+        prepare=lambda batch: drawn[batch],
+        checkpoints=checkpoints,
+        renewed=mined,
+        device=device,
     )
 
 
@@ -251,8 +269,10 @@ def _fit_over_all(
     seed: int,
     progress: Progress | None,
     checkpoints: Checkpoints | None,
+    device: torch.device,
 ) -> tuple[dict[str, float], ...]:
     """Of `valid` the users: their positives in `rows` are what is watched, since every post stands in `rows`."""
+    rows, valid = on_device(rows, device), on_device(valid, device)
     positives = rows.worth.nonzero().squeeze(1)
     weights = (rows.worth * rows.weights)[positives]
     softmax = FullSoftmax(module, rows.user, rows.post, rows.user_of[positives], positives, weights, config.smoothing)
@@ -264,15 +284,15 @@ def _fit_over_all(
 
     num_users = softmax.num_users
     history = run_training(
-        module, config.loop, num_users, softmax.loss, validate, seed, progress, checkpoints=checkpoints
+        module, config.loop, num_users, softmax.loss, validate, seed, progress, checkpoints=checkpoints, device=device
     )
     softmax.settle()
     return history
 
 
 def _mined(module: TwoTower, rows: _Rows, train: Examples, config: HardNegatives, seed: int) -> MinedPosts:
-    sides = rows.user, rows.post, rows.user_of.numpy()
-    return MinedPosts(module, *sides, train.user_ids, train.post_ids, rows.worth.numpy() > 0, config, seed)
+    sides = rows.user, rows.post, rows.user_of.cpu().numpy()
+    return MinedPosts(module, *sides, train.user_ids, train.post_ids, rows.worth.cpu().numpy() > 0, config, seed)
 
 
 def fit_retrieval(
@@ -284,6 +304,7 @@ def fit_retrieval(
     progress: Progress | None = None,
     num_threads: int = 2,
     checkpoints: Checkpoints | None = None,
+    device: torch.device = CPU,
 ) -> FittedModel:
     """The trained two-tower network.
 
@@ -303,8 +324,7 @@ def fit_retrieval(
     valid_rows = _encoded(spec, valid_examples, config)
     weights = np.array([config.task_weights.get(task, 1.0) for task in config.tasks], dtype=np.float32)
     task_weights_T = torch.from_numpy(weights / weights.sum())
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed, device):
         module = TwoTower(spec, config.network, len(config.tasks), is_training=True)
         rates = rows.labels.nanmean(0).nan_to_num(0.5).clamp(1e-5, 1 - 1e-5)
         with torch.no_grad():
@@ -313,12 +333,13 @@ def fit_retrieval(
         if config.spectral_damping is not None:
             _start_from_engagements(module, rows, config, config.spectral_damping, seed)
 
-        run = (seed, progress, checkpoints)
+        module.to(device)
+        run = (seed, progress, checkpoints, device)
         if config.softmax_over == "all":
             history = _fit_over_all(module, rows, valid_rows, config, *run)
         else:
-            history = _fit_in_batches(module, rows, valid_rows, train, config, task_weights_T, *run)
-    metrics = _metrics(module, valid_rows, config)
+            history = _fit_in_batches(module, rows, valid_rows, train, config, task_weights_T.to(device), *run)
+    metrics = _metrics(module.cpu(), valid_rows, config)
     return FittedModel("retrieval", module, spec, config.network, config.tasks, (), history, metrics)
 
 

@@ -19,7 +19,9 @@ from models.embeddings import start_tables
 from models.features import FeatureSpec
 from models.metrics import head_metrics
 from models.second_stage import SecondStage, SecondStageConfig
+from training import processes
 from training.checkpoints import Checkpoints
+from training.device import CPU, on_device, seeded
 from training.encoded_examples import (
     EncodedExamples,
     StoredExamples,
@@ -61,13 +63,15 @@ class SecondStageRun:
 
 
 @torch.no_grad()
-def predict_logits(module: SecondStage, encoded: EncodedExamples | StoredExamples) -> NDArray[np.float32]:
-    """Logits [N, H] in evaluation mode."""
+def predict_logits(
+    module: SecondStage, encoded: EncodedExamples | StoredExamples, device: torch.device = CPU
+) -> NDArray[np.float32]:
+    """Logits [N, H] in evaluation mode of a network that lies on `device`."""
     module.eval()
     parts = []
     for start in range(0, len(encoded.user_of), PREDICT_ROWS):
         rows = torch.arange(start, min(start + PREDICT_ROWS, len(encoded.user_of)))
-        parts.append(module(*encoded.take(rows).sides))
+        parts.append(module(*on_device(encoded.take(rows), device).sides).cpu())
     found: NDArray[np.float32] = torch.cat(parts).numpy()
     return found
 
@@ -86,10 +90,14 @@ def _encoded(
     return encoded, 0
 
 
-def _fit_spread(module: SecondStage, encoded: EncodedExamples | StoredExamples, num_rows: int) -> None:
+def _fit_spread(
+    module: SecondStage, encoded: EncodedExamples | StoredExamples, num_rows: int, num_processes: int
+) -> None:
     rows = torch.from_numpy(spaced_rows(num_rows, SPREAD_ROWS))
     sample = (encoded.take(few) for few in torch.split(rows, PREDICT_ROWS))
-    module.fit_spread(((few.sides, few.labels) for few in sample), max(1.0, num_rows / SPREAD_ROWS))
+    # The other processes have learnt from as many rows again.
+    scale = max(1.0, num_rows / SPREAD_ROWS) * num_processes
+    module.fit_spread(((few.sides, few.labels) for few in sample), scale)
 
 
 def fit_second_stage(
@@ -103,6 +111,7 @@ def fit_second_stage(
     num_threads: int = 2,
     checkpoints: Checkpoints | None = None,
     tables: Mapping[str, Tensor] | None = None,
+    device: torch.device = CPU,
 ) -> FittedModel:
     """The trained and calibrated second stage; all it learns comes before `valid` and `calibration`.
 
@@ -116,8 +125,7 @@ def fit_second_stage(
     valid_rows = spaced_rows(valid.num_rows, VALIDATION_ROWS)
     valid_encoded = encode_examples(spec, valid.take(valid_rows), network.heads)
     head_loss = HeadLoss(network.heads, config.head_weights, config.positive_weights)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed, device):
         module = SecondStage(spec, network, is_training=True)
         start_tables(module, tables or {})
         # A bias at the head's log odds: rare heads then need not learn their rate first.
@@ -133,12 +141,12 @@ def fit_second_stage(
             return torch.stack(losses).mean()
 
         def validate() -> dict[str, float]:
-            logits = torch.from_numpy(predict_logits(module, valid_encoded))
+            logits = torch.from_numpy(predict_logits(module, valid_encoded, device))
             return {"valid_loss": float(head_loss.held_out(logits, valid_encoded.labels, valid_encoded.weights))}
 
         per_batch = max(1, round(config.loop.batch_size * num_units / max(1, train.num_rows)))
         history = run_training(
-            module,
+            module.to(device),
             config.loop,
             num_units,
             loss_of,
@@ -149,9 +157,11 @@ def fit_second_stage(
             lambda drawn: encoded.take(rows_of(drawn)),
             block,
             checkpoints,
+            device=device,
         )
+    module.cpu()
     module.shift(head_loss.correction)
-    _fit_spread(module, encoded, train.num_rows)
+    _fit_spread(module, encoded, train.num_rows, processes.count())
     later = StoredExamples(spec, calibration, network.heads)
     calibrators = fit_calibrators(
         predict_logits(module, later), calibration.labels_of(network.heads), calibration.weights

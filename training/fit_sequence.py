@@ -3,6 +3,7 @@
 Legend: B rows, L entries, D width, P posts, N entries that have a next one.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from models.losses import full_softmax
 from models.sequence import NextPost, SequenceConfig
 from training.checkpoints import Checkpoints
+from training.device import CPU, seeded
 from training.loop import LoopConfig, Progress, run_training
 
 VALID_BATCH = 2_048
@@ -66,6 +68,7 @@ def fit_sequence(
     progress: Progress | None = None,
     num_threads: int = 2,
     checkpoints: Checkpoints | None = None,
+    device: torch.device = CPU,
 ) -> FittedSequence:
     """The encoder trained on histories [U, L] of posts, oldest first, from 1 on and zeros at the end.
 
@@ -74,11 +77,11 @@ def fit_sequence(
     """
     run = run or SequenceRun()
     torch.set_num_threads(num_threads)
-    inputs_UL = torch.from_numpy(newest(history_UL, run.network.length + 1))
-    valid_UL, next_posts = torch.from_numpy(newest(history_UL, run.network.length)), torch.from_numpy(next_U)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module = NextPost(num_posts, run.network)
+    lengths = run.network.length + 1, run.network.length
+    inputs_UL, valid_UL = (torch.from_numpy(newest(history_UL, length)).to(device) for length in lengths)
+    next_posts = torch.from_numpy(next_U).to(device)
+    with seeded(seed, device):
+        module = NextPost(num_posts, run.network).to(device)
 
         def loss_of(rows: torch.Tensor) -> torch.Tensor:
             states, wanted = [], []
@@ -87,8 +90,8 @@ def fit_sequence(
                 states.append(module.states(batch_BL[:, :-1])[has_next_BL])
                 wanted.append(batch_BL[:, 1:][has_next_BL])
             states_ND, posts_PD = torch.cat(states), module.post_vectors()
-            every = torch.arange(len(states_ND))
-            return full_softmax(states_ND, posts_PD, torch.zeros(len(posts_PD)), every, torch.cat(wanted) - 1)
+            every = torch.arange(len(states_ND), device=device)
+            return full_softmax(states_ND, posts_PD, posts_PD.new_zeros(len(posts_PD)), every, torch.cat(wanted) - 1)
 
         def validate() -> dict[str, float]:
             entropy, gain = 0.0, 0.0
@@ -100,9 +103,11 @@ def fit_sequence(
                 places_B = (logits_BP > logits_BP.gather(1, wanted_B[:, None])).sum(1)
                 gain += float(torch.where(places_B < FIRST_PLACES, 1.0 / torch.log2(places_B + 2.0), 0.0).sum())
             # The order of the first posts goes on improving long after the likelihood of the rest has turned.
-            return {"valid_loss": 1.0 - gain / len(valid_UL), "valid_cross_entropy": entropy / len(valid_UL)}
+            # No score is below NaN, so a network that has burst would seem to rank everything first.
+            loss = 1.0 - gain / len(valid_UL) if math.isfinite(entropy) else math.nan
+            return {"valid_loss": loss, "valid_cross_entropy": entropy / len(valid_UL)}
 
         history = run_training(
-            module, run.loop, len(inputs_UL), loss_of, validate, seed, progress, checkpoints=checkpoints
+            module, run.loop, len(inputs_UL), loss_of, validate, seed, progress, checkpoints=checkpoints, device=device
         )
-    return FittedSequence(module, history)
+    return FittedSequence(module.cpu(), history)

@@ -10,7 +10,7 @@ before, makes the rows after the instant until which it learned (`foundation_exp
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
@@ -25,6 +25,8 @@ from feature_repo.exported import Export, write_export
 from models.bundle import FoundationBundle, load_bundle
 from models.features import Feature, FeatureSpec, fit_spec
 from models.foundation import FoundationModel
+from training.checkpoints import Checkpoints, held
+from training.device import training_device
 from training.fit_foundation import FoundationRun, Material, fit_foundation
 from training.foundation_events import HOUR, Catalogue, UserEvents, read_events
 from training.foundation_export import post_table, segments, user_table
@@ -135,8 +137,13 @@ def train_chain(
     hours: Sequence[int],
     seed: int,
     told: Told,
+    checkpoints: Sequence[Checkpoints | None] = (),
 ) -> tuple[list[Snapshot], FittedModel]:
-    """The snapshots, one per hour of `hours`, as bundles on disk, and the last one's fit."""
+    """The snapshots, one per hour of `hours`, as bundles on disk, and the last one's fit.
+
+    With `checkpoints`, one of each, a snapshot goes on where a killed process stopped; a finished one is not learnt
+    again.
+    """
     workspace = settings.workspace
     is_world = workspace.manifest().kind == "world"
     is_left_out = is_held_out(events.user_ids) if is_world else np.zeros(len(events.user_ids), dtype=bool)
@@ -149,7 +156,9 @@ def train_chain(
         def step(done: int, total: int, number: int = number) -> None:
             told(f"snapshot {number} of {len(hours)}", done, total)
 
-        module, history = fit_foundation(material, spec, run, is_left_out, module, seed, step, settings.num_threads)
+        saved = checkpoints[number - 1] if checkpoints else None
+        rest = (seed, step, settings.num_threads, saved, training_device(settings.device))
+        module, history = fit_foundation(material, spec, run, is_left_out, module, *rest)
         best = min(history, key=lambda entry: entry["valid_loss"])
         metrics = {name.removeprefix("valid_"): value for name, value in best.items() if "valid_" in name}
         fitted = FittedModel("foundation", module, spec, run.network, (), (), history, metrics)
@@ -224,10 +233,15 @@ def train_foundation(
     run, hours = foundation_run(settings, options, events)
     config = asdict(run) | {"name": "default", "seed": options.seed, "hours": hours}
     manifest = _set_manifest(workspace, events, catalogue)
-    published = None if options.is_forced else unchanged(settings, "foundation", training_id(config, manifest))
+    key = training_id(config, manifest)
+    published = None if options.is_forced else unchanged(settings, "foundation", key)
     if published is None:
-        with steps.step("train upstream"):
-            chain, fitted = train_chain(settings, events, catalogue, run, hours, options.seed, told)
+        folder = settings.workspace.checkpoints
+        saved = [Checkpoints(folder / f"foundation-{options.seed}-{n}", key) for n in range(1, len(hours) + 1)]
+        with steps.step("train upstream"), ExitStack() as until_published:
+            for one in saved:
+                until_published.enter_context(held(one))
+            chain, fitted = train_chain(settings, events, catalogue, run, hours, options.seed, told, saved)
             bundle = workspace.bundles / "foundation" / chain[-1].bundle_id
             published = publish(settings, fitted, config, manifest, bundle, Findings(started_at))
     with steps.step("export and backfill"):

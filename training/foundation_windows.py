@@ -66,20 +66,20 @@ def encode_windows(
     """
     rows_WL = windows.events_of(chosen)
     rows_WL = rows_WL[:, : max(1, int((rows_WL >= 0).sum(1).max()))]
-    events = windows.events
+    events, device = windows.events, posts.numeric.device
     is_event_WL = rows_WL >= 0
     post_rows, place = np.unique(np.concatenate([events.post[rows_WL[is_event_WL]], also]), return_inverse=True)
-    encoded = posts.take(torch.from_numpy(post_rows))
+    encoded = posts.take(torch.from_numpy(post_rows).to(device))
     contents_PE, vectors_PD = module.posts(encoded)
     place_WL = np.zeros(rows_WL.shape, dtype=np.int64)
     place_WL[is_event_WL] = place[: int(is_event_WL.sum())]
-    seen = torch.from_numpy(place_WL.ravel())
+    seen = torch.from_numpy(place_WL.ravel()).to(device)
     if not len(post_rows):  # of users who have seen nothing
         contents_PE, vectors_PD = (part.new_zeros(1, part.shape[1]) for part in (contents_PE, vectors_PD))
     contents, vectors = (part.index_select(0, seen).view(*rows_WL.shape, -1) for part in (contents_PE, vectors_PD))
-    flags = torch.from_numpy(np.where(is_event_WL, events.flags[rows_WL], 0))
+    flags = torch.from_numpy(np.where(is_event_WL, events.flags[rows_WL], 0)).to(device)
     before = np.where(is_event_WL, np.maximum(rows_WL - 1, events.first[windows.of_user[chosen]][:, None]), 0)
-    gaps = torch.from_numpy(np.where(is_event_WL, events.at[rows_WL] - events.at[before], 0.0))
-    side = users.take(torch.from_numpy(windows.of_user[chosen]))
+    gaps = torch.from_numpy(np.where(is_event_WL, events.at[rows_WL] - events.at[before], 0.0)).to(device)
+    side = users.take(torch.from_numpy(windows.of_user[chosen]).to(device))
     states = module.states(side, contents, vectors, flag_columns(flags), gap_buckets(gaps))
     return states, vectors_PD, post_rows, encoded

@@ -60,7 +60,7 @@ class FullSoftmax:
         by_user = users_K.argsort(stable=True)
         self._posts_K, self._weights_K = posts_K[by_user], weights[by_user]
         counts_U = torch.bincount(users_K, minlength=len(self.user_rows))
-        self._starts = torch.cat([torch.zeros(1, dtype=torch.int64), counts_U.cumsum(0)])
+        self._starts = torch.cat([counts_U.new_zeros(1), counts_U.cumsum(0)])
 
     @property
     def num_users(self) -> int:
@@ -77,9 +77,9 @@ class FullSoftmax:
     def loss(self, users: Tensor) -> Tensor:
         """Mean over the positives of these users."""
         counts = self._starts[users + 1] - self._starts[users]
-        user_of_P = torch.repeat_interleave(torch.arange(len(users)), counts)
+        user_of_P = torch.repeat_interleave(torch.arange(len(users), device=users.device), counts)
         first_P = (self._starts[users] - counts.cumsum(0) + counts)[user_of_P]
-        at_P = first_P + torch.arange(len(user_of_P))
+        at_P = first_P + torch.arange(len(user_of_P), device=users.device)
         users_QD, _ = self._module.user_parts(self._users.take(users))
         posts_ND = self._module.post_vectors(self._posts, self._near())
         positives = user_of_P, self._posts_K[at_P], self._weights_K[at_P]
@@ -107,5 +107,6 @@ def _require_identities_alone(module: TwoTower) -> None:
 
 def _distinct(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The rows once, sorted; where each first stands; the place of every one among them."""
-    found, first, place = np.unique(rows.numpy(), return_index=True, return_inverse=True)
-    return torch.from_numpy(found), torch.from_numpy(first), torch.from_numpy(place)
+    found = np.unique(rows.cpu().numpy(), return_index=True, return_inverse=True)
+    rows_U, first_U, place_N = (torch.from_numpy(part).to(rows.device) for part in found)
+    return rows_U, first_U, place_N

@@ -54,7 +54,8 @@ class MinedPosts:
         self._module, self._user, self._post, self._config, self._seed = module, user, post, config, seed
         _, last = np.unique(post_ids[::-1], return_index=True)
         ids, place_of = np.unique(post_ids, return_inverse=True)
-        self._catalogue = torch.from_numpy(len(post_ids) - 1 - last)
+        device = user.numeric.device
+        self._catalogue = torch.from_numpy(len(post_ids) - 1 - last).to(device)
         if len(ids) <= config.per_user:
             raise ValueError(f"{len(ids)} posts are too few for {config.per_user} hard negatives per user")
         self._wanted = np.unique(user_of[is_positive])
@@ -66,7 +67,7 @@ class MinedPosts:
         first_row = np.full(user.num_rows, -1)
         first_row[user_of[::-1]] = np.arange(len(user_of))[::-1]
         self._who = self._who[first_row]
-        self.rows_RK = torch.full((user.num_rows, config.per_user), -1, dtype=torch.int64)
+        self.rows_RK = torch.full((user.num_rows, config.per_user), -1, dtype=torch.int64, device=device)
 
     def log_chance(self, batch_size: int) -> float:
         """Log of the chance that a place in a batch holds a given post of the wanted ranks."""
@@ -88,18 +89,20 @@ class MinedPosts:
         parts = torch.split(self._catalogue, POSTS_AT_ONCE)
         posts_CD = torch.cat([self._module.post_vectors(self._post.take(part)) for part in parts])
         for chunk in np.array_split(self._wanted, -(-len(self._wanted) // USERS_AT_ONCE)):
-            rows = torch.from_numpy(chunk)
+            rows = torch.from_numpy(chunk).to(self._catalogue.device)
             scores_QC = self._module.user_vectors(self._user.take(rows)) @ posts_CD.T
             scores_QC[self._known_pairs(chunk)] = float("-inf")
-            self.rows_RK[rows] = self._catalogue[self._drawn(scores_QC, generator)]
+            places_QK = self._drawn(scores_QC, generator)
+            self.rows_RK[rows] = torch.where(places_QK >= 0, self._catalogue[places_QK.clamp(min=0)], -1)
 
     def _drawn(self, scores_QC: Tensor, generator: torch.Generator) -> Tensor:
-        """Places [Q, K] drawn from the wanted ranks; from all ranks where the catalogue is short."""
+        """Places [Q, K] drawn from the wanted ranks; from all where the catalogue is short, -1 where none is left."""
         count = min(self._config.last_rank, scores_QC.shape[1])
         first = min(self._config.first_rank, count - self._config.per_user)
-        ranked = scores_QC.topk(count, dim=1).indices[:, first:]
+        best = scores_QC.topk(count, dim=1)
+        ranked = best.indices[:, first:].masked_fill(best.values[:, first:].isneginf(), -1)
         picks = torch.rand(ranked.shape, generator=generator).topk(self._config.per_user, dim=1).indices
-        return ranked.gather(1, picks)
+        return ranked.gather(1, picks.to(ranked.device))
 
     def _known_pairs(self, chunk: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         starts, ends = self._starts[self._who[chunk]], self._starts[self._who[chunk] + 1]

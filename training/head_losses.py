@@ -32,7 +32,8 @@ class HeadLoss:
         return -self.positive_weights_H.log()
 
     def __call__(self, logits_BH: Tensor, labels_BH: Tensor, row_weights_B: Tensor | None) -> Tensor:
-        return masked_bce(logits_BH, labels_BH, self._weights_H, row_weights_B, self.positive_weights_H)
+        weights_H, positive_H = (of.to(logits_BH.device) for of in (self._weights_H, self.positive_weights_H))
+        return masked_bce(logits_BH, labels_BH, weights_H, row_weights_B, positive_H)
 
     def held_out(self, logits_BH: Tensor, labels_BH: Tensor, row_weights_B: Tensor | None) -> Tensor:
         """Plain cross-entropy of logits that were put right: what training stops by."""

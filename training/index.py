@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from core.errors import BundleError
 from core.files import file_hash, sync_folder, write_atomically
 from core.settings import Settings
+from core.signatures import sign_folder, verify_files, verify_folder, verify_key
 from models.ann import publish_index, write_index
 from models.bundle import FirstStageBundle, RetrievalBundle, load_bundle
 from training.catalogue import build_catalogue, catalogue_at
@@ -61,7 +62,7 @@ def _build_retrieval(
     stamp = {"bundle_id": bundle_path.name, "catalogue": catalogue.manifest.set_id, "at": at.isoformat()}
     built = _read_json(root / "last_build.json")
     index_id = str(built.get("index_id", ""))
-    if not is_forced and built.get("from") == stamp and (root / index_id / "manifest.json").exists():
+    if not is_forced and built.get("from") == stamp and _is_intact(settings, root / index_id):
         found = _read_json(root / index_id / "manifest.json")
         publish_index(root, index_id)
         return IndexReport("retrieval", bundle_path.name, found["count"], found["dim"], root / index_id, False)
@@ -70,6 +71,7 @@ def _build_retrieval(
         raise BundleError(f"bundle {bundle_path} is a {bundle.manifest['kind']} model; expected retrieval")
     post_ids, vectors = post_vectors(bundle, catalogue)
     manifest = write_index(root, post_ids, vectors, bundle.bundle_id, at)
+    sign_folder(settings.workspace, root / manifest.index_id)
     publish_index(root, manifest.index_id)
     write_atomically(root / "last_build.json", json.dumps({"from": stamp, "index_id": manifest.index_id}))
     _remove_old(root, keep=manifest.index_id)
@@ -81,7 +83,8 @@ def _build_first_stage(
 ) -> IndexReport:
     final = settings.workspace.index / "first_stage" / bundle_path.name
     found = _read_json(final / "manifest.json")
-    if not is_forced and found.get("catalogue") == catalogue.manifest.set_id:
+    is_same = found.get("catalogue") == catalogue.manifest.set_id
+    if not is_forced and is_same and _is_intact(settings, final):
         return IndexReport("first_stage", bundle_path.name, found["count"], found["dim"], final, False)
     bundle = load_bundle(bundle_path)
     if not isinstance(bundle, FirstStageBundle):
@@ -101,6 +104,7 @@ def _build_first_stage(
             "sha256": {name: file_hash(folder / name) for name in ("vectors.npy", "post_ids.npy")},
         }
         write_atomically(folder / "manifest.json", json.dumps(manifest, indent=2))
+        sign_folder(settings.workspace, folder)
         retired = final.parent / f".{final.name}.retired"
         shutil.rmtree(retired, ignore_errors=True)
         if final.exists():
@@ -126,6 +130,18 @@ def post_vectors(
         batch = {name: rows.columns[name][start : start + VECTOR_ROWS] for name in names}
         parts.append(bundle.post_vectors(batch))
     return np.array(rows.post_ids), np.concatenate(parts)
+
+
+def _is_intact(settings: Settings, folder: Path) -> bool:
+    """Whether the folder is as the workspace's key signed it; one that is not goes, and is built again."""
+    if not folder.joinpath("manifest.json").exists():
+        return False
+    try:
+        verify_files(folder, verify_folder(folder, verify_key(settings.workspace)).get("sha256"))
+    except BundleError:
+        shutil.rmtree(folder)
+        return False
+    return True
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from models.features import FeatureSpec
 from training import processes
 from training.best_weights import BestWeights
 from training.checkpoints import Checkpoints, RunState, SavedRun
+from training.device import CPU, Precision, autocast, on_device
 from training.optimisers import Optimisers
 
 T = TypeVar("T")
@@ -51,6 +52,8 @@ class LoopConfig:
     patience: int = 2
     """Validations without a better loss before stopping."""
     max_gradient_norm: float = 5.0
+    precision: Precision = "auto"
+    """Of what the loss computes; weights and validations are in float32."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,7 @@ def run_training(
     block: int = 0,
     checkpoints: Checkpoints | None = None,
     renewed: Renewed | None = None,
+    device: torch.device = CPU,
 ) -> tuple[dict[str, float], ...]:
     """Trains in place, restores the best weights, gives the history; in process 0 of several.
 
@@ -171,7 +175,8 @@ def run_training(
     requests), the numbers themselves unless given. `validate()` must give `valid_loss`. `block`: `shuffled_batches`.
     Uses torch's global generator only inside the caller's fork of it. With `checkpoints`, goes on where a killed
     process stopped, with the same batches; what `loss_of` and `prepare` give must then follow from their inputs, the
-    weights, `renewed` and torch's global generator alone.
+    weights, `renewed` and torch's global generators alone. The network lies on `device`, where what `prepare` gives is
+    moved.
     """
     if num_units == 0:
         raise ValueError("no examples to train on; check the splits of the training set")
@@ -184,9 +189,8 @@ def run_training(
     )
     generator = torch.Generator().manual_seed(seed + processes.number() * PROCESS_SEED)
     processes.start_alike(module)
-    saved = (
-        None if checkpoints is None else SavedRun(checkpoints, module, optimisers, renewed.tensors if renewed else None)
-    )
+    others = renewed.tensors if renewed else None
+    saved = None if checkpoints is None else SavedRun(checkpoints, module, optimisers, others, device)
     run = RunState() if saved is None else saved.take_up(generator, steps)
     with BestWeights(module) as best:
         while run.step < steps and run.misses < config.patience:
@@ -194,11 +198,12 @@ def run_training(
             if renewed is not None and run.step % per_epoch == 0:
                 renewed.renew(epoch)
             batches = islice(shuffled_batches(num_units, size, generator, block), run.step % per_epoch, per_epoch)
-            for batch in prepared_ahead(batches, prepare):
+            for batch in prepared_ahead(batches, lambda units: on_device(prepare(units), device)):
                 factor = rate_factor(config, run.step, steps, per_epoch)
                 optimisers.set_rates(factor)
                 module.train()
-                loss = loss_of(batch)
+                with autocast(device, config.precision):
+                    loss = loss_of(batch)
                 optimisers.step(loss)
                 run.running, run.since, run.step = run.running + float(loss.detach()), run.since + 1, run.step + 1
                 if progress is not None:

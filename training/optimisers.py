@@ -71,9 +71,11 @@ class Optimisers:
                 sums.copy_(state[f"fused/{i}/{name}"])
         for o, optimiser in enumerate(self._optimisers):
             for i, p in enumerate(optimiser.param_groups[0]["params"]):
-                of_p = {n.rsplit("/", 1)[1]: v.clone() for n, v in state.items() if n.startswith(f"{o}/{i}/")}
+                of_p = {n.rsplit("/", 1)[1]: v for n, v in state.items() if n.startswith(f"{o}/{i}/")}
                 if of_p:
-                    optimiser.state[p] = of_p
+                    # AdamW counts its steps on the host.
+                    places = {name: "cpu" if name == "step" else p.device for name in of_p}
+                    optimiser.state[p] = {name: v.to(places[name], copy=True) for name, v in of_p.items()}
 
 
 class RowwiseAdagrad(torch.optim.Optimizer):
@@ -94,7 +96,7 @@ class RowwiseAdagrad(torch.optim.Optimizer):
                     continue
                 state = self.state[p]
                 if not state:
-                    state["sum"] = torch.zeros(p.shape[0])
+                    state["sum"] = torch.zeros(p.shape[0], device=p.device)
                 if p.grad.is_sparse:
                     grad = p.grad.coalesce()
                     rows, values = grad.indices()[0], grad.values()

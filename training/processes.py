@@ -12,6 +12,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from core.errors import ConfigError
 from models.embeddings import PlainTables, table_modules
 from models.sharded import ShardedTables, is_sharded, rows_of_all
 from training.examples import Examples
@@ -32,6 +33,12 @@ def joined() -> Iterator[int]:
         yield dist.get_rank()
     finally:
         dist.destroy_process_group()
+
+
+def require_alone(command: str) -> None:
+    """Raises ConfigError where torchrun started several processes of a command that one process runs."""
+    if dist.is_torchelastic_launched():
+        raise ConfigError(f"{command} trains in one process; run it without torchrun (retrieval, second-stage take it)")
 
 
 def number() -> int:

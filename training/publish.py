@@ -10,6 +10,9 @@ from typing import Any
 from core.errors import BundleError, MissingStageError
 from core.files import content_hash, write_atomically
 from core.settings import Settings
+from core.signatures import sign_folder
+from models.ann import previous_name
+from models.bundle import load_bundle
 from models.metrics import finite
 from training.loop import FittedModel
 from training.promotion import Standing
@@ -99,9 +102,12 @@ def publish(
         model_version=registration.version,
         metrics=metrics,
     )
+    load_bundle(bundle)  # a folder of this name may have been there before and be damaged; that is not signed
+    sign_folder(settings.workspace, bundle)
     if published.is_champion:
+        path = bundle.parent / "champion.json"
         pointer = {"bundle_id": bundle.name, "model_version": registration.version, "run_id": run_id}
-        write_atomically(bundle.parent / "champion.json", json.dumps(pointer))
+        write_atomically(path, json.dumps(pointer | {"previous": previous_name(path, "bundle_id", bundle.name)}))
     record = {"trained_from": training_id(config, set_manifest), **vars(published), "metrics": dict(metrics)}
     write_atomically(bundle.parent / "last_training.json", json.dumps(record, indent=1))
     return published
@@ -111,6 +117,11 @@ def history_curves(history: Sequence[Mapping[str, float]]) -> dict[str, list[flo
     """Curves by name from the loop's history, one value per validation."""
     names = [n for n in dict.fromkeys(k for entry in history for k in entry) if n in CURVES or n.startswith("valid_")]
     return {f"curve/{name}": [entry[name] for entry in history if name in entry] for name in names}
+
+
+def cost_metrics(manifest: Mapping[str, Any]) -> dict[str, float]:
+    """What one example costs by a bundle's manifest, as `cost/<name>`."""
+    return {f"cost/{name}": float(value) for name, value in manifest["cost"].items()}
 
 
 def champion_bundle(settings: Settings, kind: str) -> Path:

@@ -51,7 +51,7 @@ Progress = Callable[[int, int], None]
 """Told (rows done, rows in all) as a set is joined."""
 
 
-CODE = ("example_rows", "labels", "sampling", "set_files", "sets", "splits", "user_rows")
+CODE = ("example_rows", "labels", "sampling", "set_files", "sets", "splits", "user_rows", "../core/held_out")
 """Modules whose text decides what a set holds."""
 
 READS = {

@@ -21,6 +21,7 @@ from models.fit_ids import fit_ids
 from models.metrics import head_metrics
 from training import processes, recipes
 from training.checkpoints import Checkpoints, held
+from training.device import training_device
 from training.examples import Examples, taken
 from training.fit_first_stage import FirstStageRun, fit_first_stage
 from training.fit_retrieval import RetrievalConfig, fit_retrieval
@@ -28,7 +29,7 @@ from training.fit_second_stage import fit_second_stage
 from training.importance import permutation_importance
 from training.loop import FittedModel, Progress, spaced_rows
 from training.plots import plot_calibration, plot_importance, plot_learning_curves
-from training.publish import Findings, Published, history_curves, publish, training_id, unchanged
+from training.publish import Findings, Published, cost_metrics, history_curves, publish, training_id, unchanged
 from training.recipe_features import FREQUENT_HEADS, ID_TABLES
 from training.recipes import Recipe
 from training.sampling import balancing_weights
@@ -160,12 +161,13 @@ def _fit(
         train = upsampled(train, recipe.upsampled)
     train = processes.own_share(train)
     rest = (recipe.seed, progress, settings.num_threads, checkpoints)
+    device = training_device(settings.device)
     if isinstance(recipe.run, RetrievalConfig):
-        return fit_retrieval(train, validation, spec, recipe.run, *rest)
+        return fit_retrieval(train, validation, spec, recipe.run, *rest, device)
     if isinstance(recipe.run, FirstStageRun):
-        return fit_first_stage(train, validation, spec, recipe.run, *rest, shared.tables)
+        return fit_first_stage(train, validation, spec, recipe.run, *rest, shared.tables, device)
     calibration = _part(example_set, "calibration")
-    return fit_second_stage(train, validation, calibration, spec, recipe.run, *rest, shared.tables)
+    return fit_second_stage(train, validation, calibration, spec, recipe.run, *rest, shared.tables, device)
 
 
 def _versions(manifest: SetManifest, recipe: Recipe) -> dict[str, str]:
@@ -188,7 +190,7 @@ def _findings(
 ) -> Findings:
     curves = {k.removeprefix("curve/"): v for k, v in history_curves(fitted.history).items() if "loss" in k}
     plots = [plot_learning_curves(folder / "learning_curve.png", curves)]
-    metrics = {f"cost/{name}": float(value) for name, value in read_manifest(bundle_path)["cost"].items()}
+    metrics = cost_metrics(read_manifest(bundle_path))
     if fitted.kind != "second_stage":
         return Findings(started_at, metrics, plots)
     bundle = load_second_stage(bundle_path)

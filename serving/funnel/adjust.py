@@ -9,7 +9,8 @@ def downrank_doubtful(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Scores lowered by `strength` of their size where integrity is under `below`, and where that was so."""
     is_doubtful = integrity < below
-    return np.where(is_doubtful, scores - strength * np.abs(scores), scores), is_doubtful
+    with np.errstate(invalid="ignore"):  # what is infinite becomes no number and sinks all the same
+        return np.where(is_doubtful, scores - strength * np.abs(scores), scores), is_doubtful
 
 
 def boost_fresh(
@@ -17,4 +18,5 @@ def boost_fresh(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Scores raised by up to `boost` of their size for new posts, halving with age, and where it is over 1 %."""
     share = boost * np.power(0.5, np.maximum(age_hours, 0.0) / half_life_hours)
-    return scores + share * np.abs(scores), share > 0.01
+    with np.errstate(invalid="ignore"):
+        return scores + share * np.abs(scores), share > 0.01

@@ -1,29 +1,53 @@
-"""The final order of a slate: greedy choice under rules, with known probabilities. Depends on nothing but numpy.
+"""The final order of a slate: one position after the other, under rules, with known probabilities.
 
-Each position takes the candidate with the best relevance that the rules allow,
-
-    (1 - diversity) * relevance - diversity * similarity to the posts just above      (MMR)
-
-where relevance is the score scaled to 0..1 over the finite scores. Source: Carbonell, Goldstein, "The use of
-MMR", SIGIR 1998.
+Each position takes the candidate with the best merit that the rules allow, or draws one. Merit mixes relevance, the
+score scaled to 0..1 over the finite scores, with diversity (`diversity`); rules are in `constraints`, draws in
+`draw`. The probability of each choice is exact given the posts above it, so the probability of a whole slate is the
+product of its propensities. Depends on nothing but numpy.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serving.funnel.candidates import best_first
+from serving.funnel.constraints import PINNED, Constraints, Guard
+from serving.funnel.diversity import Diversity, Dpp, Likeness, Mmr
+from serving.funnel.draw import Exploration, choose
+
+DIVERSITY, EXPLORATION = "diversity", "exploration"
 
 
 @dataclass(frozen=True)
-class Exploration:
-    """Slots that draw uniformly from the best `pool` allowed candidates with `probability`."""
+class Spread:
+    """How the posts of a slate are kept apart: weight of diversity, its window in posts, and its measure."""
 
-    probability: float
-    slots: frozenset[int]
-    pool: int
+    weight: float = 0.0
+    window: int = 5
+    kind: Literal["mmr", "dpp"] = "mmr"
+    topic_ids: NDArray[np.int64] | None = None
+    content: NDArray[np.float32] | None = None
+
+    def taken(self, order: NDArray[np.int64]) -> "Spread":
+        """The same over the candidates at `order`."""
+        if self.weight == 0:
+            return self
+        topics, content = self.topic_ids, self.content
+        return replace(
+            self,
+            topic_ids=None if topics is None else topics[order],
+            content=None if content is None else content[order],
+        )
+
+    def start(self, num_candidates: int) -> Diversity | None:
+        """The measure with nothing placed, None where it is off."""
+        if self.weight == 0:
+            return None
+        likeness = Likeness(self.topic_ids, self.content, num_candidates)
+        return (Mmr if self.kind == "mmr" else Dpp)(likeness, num_candidates, self.window)
 
 
 @dataclass(frozen=True)
@@ -32,11 +56,10 @@ class Arrangement:
 
     order: NDArray[np.int64]
     propensities: NDArray[np.float64]
-    is_explored: NDArray[np.bool_]
-    is_moved: NDArray[np.bool_]
-    """True where a post stands elsewhere than its score alone would put it."""
-    num_relaxed: int
-    """Positions where no candidate met the creator rule and the best one was taken all the same."""
+    moved_by: tuple[frozenset[str], ...]
+    """By candidate: the rules that put it before or behind another at some position."""
+    num_relaxed: dict[str, int]
+    """Positions where no candidate met a rule and it yielded, by rule."""
 
 
 def arrange(
@@ -44,71 +67,120 @@ def arrange(
     creator_ids: NDArray[np.int64],
     *,
     limit: int,
-    creator_window: int = 0,
-    diversity: float = 0.0,
-    diversity_window: int = 5,
-    topic_ids: NDArray[np.int64] | None = None,
-    content: NDArray[np.float32] | None = None,
+    constraints: Constraints | None = None,
+    spread: Spread | None = None,
     previous_creator_ids: Sequence[int] = (),
     exploration: Exploration | None = None,
     rng: np.random.Generator | None = None,
+    forced: Sequence[int] | None = None,
 ) -> Arrangement:
-    """The best `limit` candidates in slate order.
+    """The best `limit` candidates in slate order; non-finite scores come last.
 
-    No creator comes twice within `creator_window` + 1 positions, `previous_creator_ids` above the slate
-    included, as long as another candidate with a finite score is left. Non-finite scores come last.
+    `forced`: places that are taken in this order whatever the draw; `propensities` then says how probable each was,
+    0 where it could not have been chosen. That is what off-policy estimates ask of a target policy.
     """
-    by_score = best_first(scores)
-    limit = min(limit, len(scores))
-    is_exploring = exploration is not None and exploration.probability > 0
-    if not creator_window and not diversity and not is_exploring:
-        none = np.zeros(limit, dtype=np.bool_)
-        return Arrangement(by_score[:limit], np.ones(limit), none, none, 0)
-    relevance, is_finite = _relevance(scores), np.isfinite(scores)
-    is_left = np.ones(len(scores), dtype=np.bool_)
-    above = list(previous_creator_ids)
-    likenesses: list[NDArray[np.float32]] = []
-    order = np.empty(limit, dtype=np.int64)
-    propensities = np.ones(limit, dtype=np.float64)
-    is_explored = np.zeros(limit, dtype=np.bool_)
-    num_relaxed = 0
-    for position in range(limit):
-        is_good = is_left & is_finite
-        pool = is_good if is_good.any() else is_left
-        is_allowed = pool.copy()
-        for creator in above[max(0, len(above) - creator_window) :] if creator_window else ():
-            is_allowed &= creator_ids != creator
-        if not is_allowed.any():
-            is_allowed, num_relaxed = pool, num_relaxed + 1
-        merit = relevance
-        if diversity and likenesses:
-            merit = (1 - diversity) * relevance - diversity * np.maximum.reduce(likenesses[-diversity_window:])
-        merit = np.where(is_allowed, merit, -np.inf)
-        choice = int(np.argmax(merit))
-        if exploration is not None and is_exploring and position in exploration.slots:
-            choice, propensities[position], is_explored[position] = _explore(choice, merit, exploration, rng)
-        order[position] = choice
-        is_left[choice] = False
-        above.append(int(creator_ids[choice]))
-        if diversity:
-            likenesses.append(_likeness(choice, topic_ids, content, len(scores)))
-    return Arrangement(order, propensities, is_explored, order != by_score[:limit], num_relaxed)
-
-
-def _explore(
-    greedy: int, merit: NDArray[np.float64], exploration: Exploration, rng: np.random.Generator | None
-) -> tuple[int, float, bool]:
-    """The choice, its exact probability, and whether it was drawn."""
-    if rng is None:
+    limit = min(limit, len(scores)) if forced is None else len(forced)
+    constraints, spread = constraints or Constraints(), spread or Spread()
+    is_exploring = exploration is not None and exploration.is_on
+    if not constraints.is_on and spread.weight == 0 and not is_exploring and forced is None:
+        return Arrangement(best_first(scores)[:limit], np.ones(limit), (frozenset(),) * len(scores), {})
+    if is_exploring and rng is None and forced is None:
         raise ValueError("exploration needs a random generator")
-    pool = best_first(merit)[: exploration.pool]
-    pool = pool[np.isfinite(merit[pool])]
-    if len(pool) == 0:
-        return greedy, 1.0, False
-    is_drawn = bool(rng.random() < exploration.probability)
-    choice = int(rng.choice(pool)) if is_drawn else greedy
-    uniform = exploration.probability / len(pool)
-    return choice, uniform + (1 - exploration.probability if choice == greedy else 0.0), is_drawn
+    # Inside, places are ranks: the best remaining score is then the first one left.
+    by_score = best_first(scores)
+    guard = Guard(constraints.taken(by_score), creator_ids[by_score], limit, list(previous_creator_ids))
+    run = _Run(scores[by_score], guard, spread.taken(by_score), exploration if is_exploring else None)
+    ranks = None if forced is None else np.argsort(by_score)[np.asarray(forced, dtype=np.int64)].tolist()
+    for position in range(limit):
+        number = rng.random() if is_exploring and rng is not None and ranks is None else None
+        run.step(constraints.first_position + position, position, number, None if ranks is None else ranks[position])
+    moved_by = [frozenset[str]()] * len(scores)
+    for rank, rules in run.moved_by.items():
+        moved_by[int(by_score[rank])] = frozenset(rules)
+    order = by_score[np.array(run.order, dtype=np.int64)]
+    return Arrangement(order, np.array(run.propensities), tuple(moved_by), guard.num_relaxed)
+
+
+class _Run:
+    """One slate being filled. Candidates are in order of score, those without a finite one last."""
+
+    def __init__(
+        self, scores: NDArray[np.float64], guard: Guard, spread: Spread, exploration: Exploration | None
+    ) -> None:
+        self._guard = guard
+        self._relevance = _relevance(scores)
+        self._num_finite = int(np.isfinite(scores).sum())
+        self._is_left = ~guard.reserved(len(scores))
+        self._num_good = int(np.count_nonzero(self._is_left[: self._num_finite]))
+        self._first = 0
+        self._weight, self._diversity = spread.weight, spread.start(len(scores))
+        self._base = (1 - spread.weight) * self._relevance
+        self._exploration = exploration
+        self._width = self._score_spread(exploration.pool) if exploration else 0.0
+        self.order: list[int] = []
+        self.propensities: list[float] = []
+        self.moved_by: dict[int, set[str]] = {}
+
+    def _score_spread(self, pool: int) -> float:
+        """Relevance between the best and the worst post of the pool: robust against outliers far down."""
+        best = self._relevance[: self._num_finite][:pool]
+        return float(best[0] - best[-1]) if len(best) else 0.0
+
+    def step(self, at: int, position: int, number: float | None, forced: int | None) -> None:
+        """Fills the next position; `at` counts from the start of the visit, `position` from that of the slate."""
+        pinned = self._guard.pinned(position)
+        if pinned is not None:
+            choice, chance = pinned, 1.0
+            self.moved_by.setdefault(pinned, set()).add(PINNED)
+        else:
+            exploration = self._exploration
+            is_drawing = exploration is not None and exploration.is_at(at)
+            best, allowed, merit = self._best(position, is_drawing)
+            choice, chance = best, 1.0
+            if exploration is not None and is_drawing:
+                choice, chance = choose(merit, allowed, best, exploration, self._width, number, forced)
+                self._moved(best, choice, EXPLORATION)
+        if forced is not None and forced != choice:
+            choice, chance = forced, 0.0
+        self.order.append(choice)
+        self.propensities.append(chance)
+        self._take(choice)
+
+    def _take(self, choice: int) -> None:
+        if choice < self._num_finite and self._is_left[choice]:
+            self._num_good -= 1
+        self._is_left[choice] = False
+        self._guard.place(choice)
+        if self._diversity is not None:
+            self._diversity.place(choice)
+
+    def _best(self, position: int, is_drawing: bool) -> tuple[int, NDArray[np.bool_], NDArray[np.float64]]:
+        """The candidate that stands here without a draw, all that could, and their merit."""
+        pool = self._is_left
+        if self._num_good and self._num_finite < len(pool):
+            pool = pool & (np.arange(len(pool)) < self._num_finite)
+        while self._first < len(pool) - 1 and not self._is_left[self._first]:
+            self._first += 1
+        merit, best = self._relevance, self._first
+        if self._diversity is not None:
+            merit = self._base + self._weight * self._diversity.gains()
+            best = self._moved(best, _argmax(merit, pool), DIVERSITY)
+        if not is_drawing and self._guard.permits(best, position):
+            return best, pool, merit
+        for rule, narrower in self._guard.narrowed(pool, position):
+            pool = narrower
+            best = self._moved(best, best if pool[best] else _argmax(merit, pool), rule)
+        return best, pool, merit
+
+    def _moved(self, before: int, after: int, rule: str) -> int:
+        if before != after:
+            self.moved_by.setdefault(before, set()).add(rule)
+            self.moved_by.setdefault(after, set()).add(rule)
+        return after
+
+
+def _argmax(merit: NDArray[np.float64], allowed: NDArray[np.bool_]) -> int:
+    return int(np.argmax(np.where(allowed, merit, -np.inf)))
 
 
 def _relevance(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -122,16 +194,3 @@ def _relevance(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     with np.errstate(invalid="ignore", over="ignore"):
         scaled = (scores / 2 - low / 2) / span if span > 0 else np.ones(len(scores))
     return np.where(is_finite, scaled, 0.0)
-
-
-def _likeness(
-    shown: int, topic_ids: NDArray[np.int64] | None, content: NDArray[np.float32] | None, count: int
-) -> NDArray[np.float32]:
-    """Similarity of each candidate to a shown one, 0..1: mean of equal topic and content cosine, [N]."""
-    parts: list[NDArray[np.float32]] = []
-    if topic_ids is not None:
-        is_known = topic_ids[shown] >= 0
-        parts.append(((topic_ids == topic_ids[shown]) & is_known).astype(np.float32))
-    if content is not None:
-        parts.append(np.clip(content @ content[shown], 0.0, 1.0))
-    return np.asarray(sum(parts) / np.float32(len(parts))) if parts else np.zeros(count, dtype=np.float32)

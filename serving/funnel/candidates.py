@@ -36,6 +36,17 @@ class Candidates:
             None if self.probabilities is None else self.probabilities[places],
         )
 
+    def preceded_by(self, rows: NDArray[np.int64]) -> "Candidates":
+        """The same candidates behind others that no source brought and no stage has scored yet."""
+        if len(rows) == 0:
+            return self
+        none = np.full(len(rows), np.nan)
+        return Candidates(
+            np.concatenate([rows, self.rows]),
+            np.concatenate([np.zeros(len(rows), dtype=np.uint32), self.source_bits]),
+            {name: np.concatenate([none, values]) for name, values in self.scores.items()},
+        )
+
     def with_score(self, stage: str, values: NDArray[np.float64]) -> "Candidates":
         """The same candidates with the score of one more stage."""
         if len(values) != len(self):

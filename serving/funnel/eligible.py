@@ -31,6 +31,14 @@ class EligiblePosts:
         own = np.unique(self.excluded)
         return self.shared.num_eligible - len(own) + int(np.count_nonzero(self.shared.codes[own]))
 
+    def less(self, rows: NDArray[np.int64]) -> "EligiblePosts":
+        """The same without these rows of the catalogue."""
+        return EligiblePosts(self.shared, np.concatenate([self.excluded, rows]))
+
+    def among(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each row may be shown, [N]; costs as much as there are rows and excluded ones."""
+        return np.asarray((self.shared.codes[rows] == 0) & ~np.isin(rows, self.excluded))
+
     def mask(self) -> NDArray[np.bool_]:
         """Whether each post of the catalogue may be shown, [P]; costs as much as there are posts."""
         is_eligible = self.shared.codes == 0

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.catalog import CROSS_SOURCES, ENTITY_VIEWS
+from feature_repo.catalog import ALL_VIEWS, CROSS_SOURCES, ENTITY_VIEWS
 from feature_repo.columns import Columns
 from serving.funnel.input_bounds import InputBounds
 from serving.funnel.ports import FeatureReader
@@ -63,6 +63,12 @@ class FunnelFeatures:
             creator_ids = self._catalogue.creator_ids[rows]
             columns.update(self.creators.gather(creator_ids, now_seconds, self._read_creators))
         return columns
+
+    @property
+    def post_names(self) -> list[str]:
+        """Full names of the features of posts and creators that the models read."""
+        views = (*self._views["post"], *self._views["creator"])
+        return [f"{view}__{field.name}" for view in views for field in ALL_VIEWS[view].fields]
 
     def read_instants(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """When the held features of the posts and of their creators were read, unix seconds, [N] each."""

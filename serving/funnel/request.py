@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
+from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,8 @@ class FeedRequest:
     """Posts that earlier pages of the visit showed."""
     previous_creator_ids: tuple[int, ...] = ()
     """Creators of the last posts shown above this slate, in order, so that rules hold across pages."""
+    first_position: int = 0
+    """Place in the visit at which this slate begins."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class StageReport:
     seconds: float
     removed: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    ended: float = field(default_factory=perf_counter, compare=False)
+    """When, on `perf_counter`: a report is made as its stage ends."""
 
     @property
     def is_empty(self) -> bool:

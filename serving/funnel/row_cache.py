@@ -75,6 +75,12 @@ class RowCache:
             slots = np.fromiter((self._slot_of.get(i, -1) for i in ids.tolist()), dtype=np.int64, count=len(ids))
             return np.where(slots >= 0, self._read_at[slots], -np.inf)
 
+    def drop(self, ids: NDArray[np.int64]) -> None:
+        """Lets the ids be read again at their next use."""
+        with self._lock:
+            slots = [slot for i in ids.tolist() if (slot := self._slot_of.get(i)) is not None]
+            self._read_at[slots] = -np.inf
+
     def clear(self) -> None:
         """Forgets every row."""
         with self._lock:

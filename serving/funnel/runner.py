@@ -5,12 +5,14 @@ slate is short only when the catalogue has no more eligible posts.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 
-from core.errors import FeatureStoreError, StoreUnavailableError, VitrineError
+from core.errors import DeadlineError, FeatureStoreError, StoreUnavailableError, VitrineError
+from serving.funnel.budget import Budget
 from serving.funnel.candidates import Candidates, best_first
 from serving.funnel.eligibility import Eligibility
 from serving.funnel.eligible import nothing_eligible
@@ -19,6 +21,8 @@ from serving.funnel.ports import ControlsReader, HeavyRanker, LightRanker, Obser
 from serving.funnel.request import FeedRequest, Slate, StageReport
 from serving.funnel.rerank import Rerank
 from serving.funnel.retrieval import Retrieval
+from serving.funnel.row_cache import CacheCounts
+from serving.funnel.source_pool import SourcePool
 from serving.funnel.sources.base import Source
 from serving.funnel.state import Controls, RequestState
 from serving.funnel.value import values, weight_vector
@@ -44,14 +48,17 @@ class Funnel:
         model_versions: Mapping[str, str],
         observer: Observer,
         seed: int = 0,
+        pool: SourcePool | None = None,
     ) -> None:
+        """With a `pool` deadlines count; without one everything takes the time it takes."""
         self.spec = spec
         self.snapshot = snapshot
         self.features = features
         self.model_versions = dict(model_versions)
         self._version = spec.version
-        self._retrieval = Retrieval(spec, sources)
-        self._eligibility = Eligibility(spec.eligibility, snapshot.catalogue)
+        self._retrieval = Retrieval(spec, sources, pool)
+        self._deadlines = spec.deadlines if pool is not None else None
+        self._eligibility = Eligibility(spec.eligibility, snapshot.catalogue, spec.caches.eligibility)
         self._rerank = Rerank(spec, snapshot.catalogue)
         self._controls = controls
         self._first_stage = first_stage
@@ -61,21 +68,28 @@ class Funnel:
         self._heads = second_stage.heads if second_stage else ()
         self._weights = weight_vector(self._heads, spec.value_model.weights)
 
+    @property
+    def eligibility_counts(self) -> CacheCounts:
+        """Lookups in the cache of what depends on language, country and hour."""
+        return self._eligibility.counts
+
     def serve(self, request: FeedRequest) -> Slate:
         """The first `request.limit` posts of the ranked slate."""
         return self.rank(request).head(request.limit)
 
     def rank(self, request: FeedRequest) -> Slate:
         """The whole ranked slate, from which pages are cut."""
-        began = perf_counter()
         state = self._open(request)
-        reports = [StageReport("user", 1, 1, perf_counter() - began, notes=tuple(state.notes))]
+        seconds = state.budget.seconds()
+        notes = (*state.notes, *state.budget.overrun("user", seconds))
+        reports = [StageReport("user", 1, 1, seconds, notes=notes)]
         retrieved = self._retrieval.run(state)
         reports += retrieved.reports
         candidates = self._fill_up(state, retrieved.candidates, reports)
         candidates, scores = self._score(state, candidates, reports)
         reranked = self._rerank.run(state, candidates, scores)
-        reports.append(reranked.report)
+        late = state.budget.overrun("rerank", reranked.report.seconds)
+        reports.append(replace(reranked.report, notes=(*reranked.report.notes, *late)))
         for report in reports:
             self._observer.stage(report)
         for part in state.degraded:
@@ -101,7 +115,11 @@ class Funnel:
             stages=tuple(reports),
         )
 
-    def _open(self, request: FeedRequest) -> RequestState:
+    def state_without_features(self, request: FeedRequest) -> RequestState:
+        """What the user may see right now, for slates that nothing ranks."""
+        return self._open(request, is_ranked=False)
+
+    def _open(self, request: FeedRequest, is_ranked: bool = True) -> RequestState:
         """The state of a new request: user features, controls and eligibility."""
         catalogue, users = self.snapshot.catalogue, self.snapshot.users
         at_seconds = request.at.timestamp()
@@ -111,13 +129,14 @@ class Funnel:
         state = RequestState(
             request, at_seconds, self.snapshot, user_row, language_code, country_code,
             Controls(none, none), None, *nothing_eligible(),
-            np.random.default_rng([self._seed, request.request_id]),
+            np.random.default_rng([self._seed, request.request_id]), budget=Budget(self._deadlines),
         )  # fmt: skip
         try:
             state.controls = self._controls.read(request.user_id, user_row, request.at)
         except StoreUnavailableError:
             state.degrade("journal")
-        state.user = self._user_columns(state)
+        if is_ranked:
+            state.user = self._user_columns(state)
         excluded = catalogue.rows_of(np.array(request.exclude_post_ids, dtype=np.int64))
         verdict = self._eligibility.judge(
             language_code, country_code, state.controls, excluded[excluded != UNKNOWN], at_seconds
@@ -185,10 +204,11 @@ class Funnel:
         """The candidates that stay and their final scores before rerank."""
         if state.user is None and (self.spec.first_stage or self.spec.second_stage):
             # Fallback: nothing personal to rank with, so the stored popularity decides.
+            candidates = self._rerank.with_pins(state, candidates)
             popularity = self.snapshot.catalogue.popularity[candidates.rows].astype(np.float64)
             reports.append(StageReport("fallback", len(candidates), len(candidates), 0.0))
             return candidates.with_score("popularity", popularity), popularity
-        candidates = self._run_first_stage(state, candidates, reports)
+        candidates = self._rerank.with_pins(state, self._run_first_stage(state, candidates, reports))
         ranked = self._run_second_stage(state, candidates, reports)
         if ranked is not None:
             return ranked
@@ -204,6 +224,7 @@ class Funnel:
         try:
             if self._first_stage is None:
                 raise FeatureStoreError("no first-stage bundle is loaded")
+            _require_time(state, "first_stage")
             candidates = candidates.with_score("first_stage", self._first_stage.scores(state, candidates.rows))
             order = best_first(candidates.scores["first_stage"])
         except VitrineError as error:
@@ -211,7 +232,9 @@ class Funnel:
             notes = (f"kept the blended order: {error}",)
         kept = candidates.take(order[: spec.keep])
         removed = {"below_cut": len(candidates) - len(kept)} if len(kept) < len(candidates) else {}
-        reports.append(StageReport("first_stage", len(candidates), len(kept), perf_counter() - began, removed, notes))
+        seconds = perf_counter() - began
+        notes += state.budget.overrun("first_stage", seconds)
+        reports.append(StageReport("first_stage", len(candidates), len(kept), seconds, removed, notes))
         return kept
 
     def _run_second_stage(
@@ -222,10 +245,13 @@ class Funnel:
             return None
         began = perf_counter()
         kept = candidates.take(np.arange(min(spec.max_candidates, len(candidates))))
+        # Its time grows with the candidates, so with less of it left fewer of them are scored.
+        num_scored = min(len(kept), int(np.ceil(spec.max_candidates * state.budget.share("second_stage"))))
         try:
             if self._second_stage is None:
                 raise FeatureStoreError("no second-stage bundle is loaded")
-            probabilities = self._second_stage.probabilities(state, kept.rows)
+            _require_time(state, "second_stage")
+            probabilities = self._second_stage.probabilities(state, kept.rows[:num_scored])
         except VitrineError as error:
             state.degrade("second_stage")
             reports.append(
@@ -234,11 +260,33 @@ class Funnel:
                 )
             )
             return None
-        score = values(probabilities, self._weights)
-        scored = Candidates(kept.rows, kept.source_bits, {**kept.scores, "value": score}, probabilities)
+        notes, num_left = tuple[str, ...](), len(kept) - num_scored
+        if num_left:
+            state.degrade("second_stage_shortened")
+            notes = (f"scored {num_scored} of {len(kept)} for want of time",)
+            probabilities = np.concatenate([probabilities, np.full((num_left, len(self._heads)), np.nan)])
+        value = values(probabilities, self._weights)
+        scored = Candidates(kept.rows, kept.source_bits, {**kept.scores, "value": value}, probabilities)
         removed = {"no_room": len(candidates) - len(kept)} if len(kept) < len(candidates) else {}
-        reports.append(StageReport("second_stage", len(candidates), len(kept), perf_counter() - began, removed))
-        return scored, score
+        seconds = perf_counter() - began
+        notes += state.budget.overrun("second_stage", seconds)
+        reports.append(StageReport("second_stage", len(candidates), len(kept), seconds, removed, notes))
+        return scored, _behind_the_scored(value, num_scored)
+
+
+def _behind_the_scored(value: NDArray[np.float64], num_scored: int) -> NDArray[np.float64]:
+    """Scores of which those from `num_scored` on keep their order below every other."""
+    num_left = len(value) - num_scored
+    if num_left == 0:
+        return value
+    finite = value[np.isfinite(value)]
+    lowest = float(finite.min()) if len(finite) else 0.0
+    return np.concatenate([value[:num_scored], lowest - 1e-6 * (1 + np.arange(num_left))])
+
+
+def _require_time(state: RequestState, stage: str) -> None:
+    if state.budget.share(stage) == 0:
+        raise DeadlineError("no time is left for it")
 
 
 def _name(vocabulary: tuple[str, ...], code: int) -> str | None:

@@ -1,11 +1,13 @@
 """What every stage may see of the request it works for."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.columns import Columns
+from serving.funnel.budget import Budget
 from serving.funnel.eligible import EligiblePosts
 from serving.funnel.request import FeedRequest
 from serving.snapshot import Snapshot
@@ -22,6 +24,8 @@ class Controls:
     muted_topic_ids: frozenset[int] = frozenset()
     recent: tuple[tuple[int, str, float], ...] = ()
     """Engagements since the snapshot, newest first: catalogue row, kind, unix seconds."""
+    seen_long_ago: Callable[[NDArray[np.int64]], NDArray[np.bool_]] | None = None
+    """Whether each row is among seen posts too many to list; None where all are in `seen_rows`."""
 
 
 @dataclass
@@ -43,10 +47,14 @@ class RequestState:
     rng: np.random.Generator
     degraded: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    budget: Budget = field(default_factory=Budget)
 
     def is_eligible(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether each post may be shown, [N]."""
-        return np.asarray(self.eligibility[rows] == 0)
+        is_eligible = np.asarray(self.eligibility[rows] == 0)
+        if self.controls.seen_long_ago is not None:
+            is_eligible &= ~self.controls.seen_long_ago(rows)
+        return is_eligible
 
     def degrade(self, part: str) -> None:
         """Notes that the slate had to do without `part`."""

@@ -24,14 +24,22 @@ def health_router(runtime: Runtime) -> APIRouter:
     def read_readiness() -> Readiness:
         """Feeds are served; `degraded` names what they do without right now."""
         degraded = list(runtime.degraded())
+        if runtime.live is not None:
+            degraded += runtime.live.degraded
         try:
             runtime.parts.reader.read("user", np.zeros(1, dtype=np.int64), ("user_profile",))
         except VitrineError:
             degraded.append("features")
+        if runtime.journal.is_failing:
+            degraded.append("journal")
         return Readiness(
             is_ready=True,
             degraded=degraded,
+            stand_ins=list(runtime.parts.stand_ins),
             spec_version=runtime.spec.version,
+            surfaces={name: spec.version for name, spec in runtime.funnels.current.specs.items()},
+            spec_refused=runtime.funnels.spec_refused,
+            models_refused=list(runtime.funnels.models_refused),
             model_versions=runtime.funnel.model_versions,
             snapshot_id=runtime.snapshot.snapshot_id,
             now=runtime.clock.now(),

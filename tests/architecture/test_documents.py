@@ -19,7 +19,8 @@ def make_targets():
 
 @pytest.mark.parametrize("name", sorted(Settings.model_fields))
 def test_every_setting_is_documented(name):
-    assert f"VITRINE_{name.upper()}" in (ROOT / "docs/guides/settings.md").read_text()
+    variable = Settings.model_fields[name].validation_alias or f"VITRINE_{name.upper()}"
+    assert f"`{variable}`" in (ROOT / "docs/guides/settings.md").read_text()
     assert Settings.model_fields[name].description
 
 

@@ -45,12 +45,13 @@ def test_request_path_does_not_import_offline_modules(graph):
 
 
 def test_pure_algorithms_depend_on_numpy_alone(graph):
-    for name in ("adjust", "arrange", "blending", "candidates", "row_cache", "value"):
+    pure = ("adjust", "arrange", "blending", "candidates", "constraints", "diversity", "draw", "row_cache", "value")
+    for name in pure:
         foreign = {
             found for found in graph.find_modules_directly_imported_by(f"serving.funnel.{name}")
             if found.split(".")[0] not in sys.stdlib_module_names and not found.startswith("numpy")
         }  # fmt: skip
-        assert foreign <= {"serving.funnel.candidates"}, (name, foreign)
+        assert foreign <= {f"serving.funnel.{other}" for other in pure}, (name, foreign)
 
 
 def test_serving_app_loads_nothing_heavy_in_a_fresh_process():

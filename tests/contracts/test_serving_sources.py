@@ -89,6 +89,19 @@ def test_sources_that_claim_to_need_no_features_work_without_them(name):
         assert len(source.find(state).rows)
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_source_leaves_the_request_as_it_was_and_answers_alike_again(name):
+    state = state_of(1)
+    eligibility, controls = state.eligibility.copy(), state.controls
+    first = make_source(name, 20).find(state)
+    assert np.array_equal(state.eligibility, eligibility)
+    assert state.controls is controls
+    assert state.degraded == []
+    assert state.notes == []
+    again = make_source(name, 20).find(state_of(1))
+    assert first.rows.tolist() == again.rows.tolist()
+
+
 def test_two_tower_fills_its_quota_in_a_rare_language():
     state = state_of(LANGUAGES.index(RARE_LANGUAGE))
     eligible = int((state.eligibility == 0).sum())

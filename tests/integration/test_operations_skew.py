@@ -27,10 +27,11 @@ from operations.__main__ import app
 from operations.skew import OTHER_DATA, audit
 from operations.skew_comparison import NO_PAGE
 from operations.skew_outcome import Cause
-from serving.bootstrap import Runtime, make_funnel
+from serving.bootstrap import Runtime, build_funnels
 from serving.feature_log import FeatureLog, MaterializedText
 from serving.feature_log_files import read_feature_log, write_feature_log
 from serving.funnel.request import FeedRequest
+from serving.funnels import ServingFunnels, fingerprint
 from serving.metrics import Metrics
 from serving.parts import load_parts
 from serving.snapshot import load_snapshot, save_snapshot
@@ -90,9 +91,10 @@ class Served:
         )
         self.log = FeatureLog(folder / "features", 1.0, lambda *_: None, MaterializedText(self.workspace))
         spec, journal, metrics = with_overlay(load_spec(), OVERLAY), Journal(folder / "journal.db"), Metrics()
-        funnel = make_funnel(spec, snapshot, parts, journal, metrics, feature_log=self.log)
+        built = build_funnels({spec.surface: spec}, snapshot, parts, journal, metrics, self.log, None)
+        funnels = ServingFunnels(built, fingerprint(self.workspace, None))
         self.runtime = Runtime(
-            settings, self.workspace, self.clock, spec, snapshot, parts, journal, metrics, funnel, self.log
+            settings, self.workspace, self.clock, snapshot, journal, metrics, funnels, feature_log=self.log
         )
         self.pages = ServedLog(folder / "served.db")
         numbers = count(1)

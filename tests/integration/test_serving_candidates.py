@@ -114,7 +114,7 @@ def test_users_stand_in_where_the_log_has_no_requests(runtime):
 def test_features_are_read_in_bulk(runtime):
     write_requests(runtime, 50)
     draw(runtime.settings, plan_of(20), seed=1, runtime=runtime)
-    reads = runtime.parts.reader.num_reads
+    reads = runtime.parts.reader.stored.num_reads
     assert reads["user"] == 1
     assert reads["post"] == 1
 

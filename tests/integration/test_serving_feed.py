@@ -12,7 +12,16 @@ from events.served import ServedLog
 from serving.bootstrap import build_runtime
 from serving.cursor import CursorError, load_secret
 from serving.funnel.request import FeedRequest
-from tests.serving_fakes import AS_OF, COLD_USER, make_runtime, make_spec
+from tests.serving_fakes import (
+    AS_OF,
+    COLD_USER,
+    NUM_POSTS,
+    make_catalogue,
+    make_parts,
+    make_runtime,
+    make_snapshot,
+    make_spec,
+)
 
 SMALL = {"eligibility": {"min_pool": 0}, "rerank": {"slate_size": 30}}
 
@@ -20,17 +29,20 @@ SMALL = {"eligibility": {"min_pool": 0}, "rerank": {"slate_size": 30}}
 class Desk:
     """A runtime with an open feed, and the means to restart it."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, first_id=1, num_posts=NUM_POSTS, prefetch=False, **overlay):
         self.folder = folder
-        self.ids = itertools.count(1)
+        self.ids = itertools.count(first_id)
+        self.snapshot = make_snapshot(make_catalogue(num_posts))
+        self.spec = make_spec(**SMALL, paging={"prefetch": prefetch}, **overlay)
         self.open()
 
     def open(self):
-        self.runtime = make_runtime(self.folder, make_spec(**SMALL))
+        self.runtime = make_runtime(self.folder, self.spec, make_parts(self.snapshot), snapshot=self.snapshot)
         self.served = ServedLog(self.runtime.workspace.served)
         self.feed = self.runtime.open_feed(self.served, lambda: next(self.ids))
 
     def close(self):
+        self.feed.close()
         self.served.close()
         self.runtime.close()
 
@@ -100,9 +112,9 @@ def test_the_same_cursor_gives_the_same_page(desk):
 
 def test_a_cached_page_runs_no_funnel_and_keeps_its_ranking_time(desk):
     first = desk.page()
-    reads = dict(desk.runtime.parts.reader.num_reads)
+    reads = dict(desk.runtime.parts.reader.stored.num_reads)
     second = desk.page(first.next_cursor)
-    assert desk.runtime.parts.reader.num_reads == reads
+    assert desk.runtime.parts.reader.stored.num_reads == reads
     assert second.posts[0].ranked_at == first.posts[0].ranked_at
     assert second.request_id != first.request_id
 
@@ -157,7 +169,7 @@ def test_pages_are_logged_with_what_events_need(desk):
     assert kept.requested_at == AS_OF
     assert (kept.country, kept.device, kept.spec_version) == ("US", "web", desk.runtime.spec.version)
     assert kept.model_versions == "first_stage=tower-1,retrieval=tower-1,second_stage=model-1"
-    assert kept.explanations[0]["probabilities"]["click"] > 0
+    assert desk.feed.explanations.find(page.request_id)["posts"][0]["probabilities"]["click"] > 0
     assert desk.served.page(10**9) is None
 
 
@@ -187,3 +199,145 @@ def test_serving_without_a_snapshot_says_which_command_makes_it(tmp_path):
 
     with pytest.raises(MissingStageError, match="python -m serving snapshot"):
         build_runtime(make_settings(tmp_path))
+
+
+def test_a_visit_goes_a_thousand_posts_deep_without_a_repeat_while_the_catalogue_is_reranked(tmp_path):
+    desk = Desk(tmp_path, num_posts=4_000, prefetch=True)
+    shown, cursor, rankings = [], None, set()
+    while len(shown) < 1_000:
+        page = desk.page(cursor, user_id=1, limit=50)
+        shown += ids_of(page)
+        rankings |= {entry.slate.request_id for entry in page.posts}
+        assert [entry.post.position for entry in page.posts] == list(range(len(shown) - 50, len(shown)))
+        cursor = page.next_cursor
+    assert len(set(shown)) == len(shown)
+    assert len(rankings) >= 30
+    desk.close()
+
+
+def test_the_next_page_is_ranked_before_it_is_asked_for(tmp_path):
+    desk = Desk(tmp_path, prefetch=True)
+    first = desk.page(limit=25)  # 5 of the 30 ranked posts are left
+    settle(desk)
+    reads = dict(desk.runtime.parts.reader.stored.num_reads)
+    second = desk.page(first.next_cursor, limit=25)
+    assert len(second.posts) == 25
+    assert not set(ids_of(first)) & set(ids_of(second))
+    assert {entry.slate.request_id for entry in second.posts[5:]} != {first.request_id}
+    settle(desk)
+    after = dict(desk.runtime.parts.reader.stored.num_reads)
+    assert after["user"] == reads["user"] + 1  # the prefetch behind the second page, nothing for the page itself
+    assert desk.runtime.metrics.caches["slates"].num_hits == 1
+    desk.close()
+
+
+def settle(desk):
+    """Waits for the background: one thread runs the jobs in order."""
+    import threading
+
+    done = threading.Event()
+    desk.feed._stores.prefetcher.submit(done.set)
+    assert done.wait(10)
+
+
+def test_two_processes_serve_one_visit_without_repeats(tmp_path):
+    desk, other = Desk(tmp_path), Desk(tmp_path, first_id=10**6)
+    shown, cursor = [], None
+    for server in (desk, other, desk, desk, other, desk):
+        page = server.page(cursor)
+        shown += ids_of(page)
+        cursor = page.next_cursor
+    assert len(shown) == len(set(shown)) == 60
+    desk.close()
+    other.close()
+
+
+def test_a_cursor_expires_by_the_wall(desk, monkeypatch):
+    from datetime import UTC, datetime, timedelta
+
+    class Later:
+        def now(self):
+            return datetime.now(UTC) + timedelta(hours=25)
+
+    cursor = desk.page().next_cursor
+    desk.page(cursor)
+    monkeypatch.setattr(desk.feed._signer, "_clock", Later())
+    with pytest.raises(CursorError, match="expired"):
+        desk.page(cursor)
+
+
+def test_cursors_are_signed_with_the_key_that_is_set(tmp_path):
+    from pydantic import SecretStr
+
+    from serving.cursor import cursor_secret
+    from tests.serving_fakes import make_settings
+
+    key = "k" * 32
+    assert cursor_secret(make_settings(tmp_path, cursor_key=SecretStr(key))) == key.encode()
+    with pytest.raises(ConfigError, match="32"):
+        cursor_secret(make_settings(tmp_path, cursor_key=SecretStr("short")))
+    assert len(cursor_secret(make_settings(tmp_path))) == 32
+
+
+def test_a_cached_page_keeps_the_propensities_of_its_ranking(tmp_path):
+    desk = Desk(tmp_path, exploration={"temperature": 0.5, "probability": 0.2})
+    first = desk.page()
+    second = desk.page(first.next_cursor)
+    slate = first.posts[0].slate
+    assert [entry.slate for entry in second.posts] == [slate] * 10
+    kept = desk.served.page(second.request_id)
+    assert kept.propensities == tuple(slate.propensities[10:20].tolist())
+    assert max(kept.propensities) < 1
+    explained = desk.feed.explanations.find(second.request_id)
+    assert [post["propensity"] for post in explained["posts"]] == list(kept.propensities)
+    desk.close()
+
+
+def test_a_page_is_explained_down_to_its_stages_and_after_a_restart(desk):
+    first = desk.page()
+    second = desk.page(first.next_cursor)
+    desk.close()
+    desk.open()
+    explained = desk.feed.explanations.find(second.request_id)
+    assert explained["spec_version"] == desk.runtime.spec.version
+    (ranking,) = explained["rankings"]
+    stages = {stage["name"]: stage for stage in ranking["stages"]}
+    assert {"user", "source.two_tower", "eligibility", "retrieval", "first_stage", "second_stage", "rerank"} <= set(
+        stages
+    )
+    assert stages["eligibility"]["removed"]["other_language"] > 0
+    assert stages["first_stage"]["num_in"] > stages["first_stage"]["num_out"]
+    post = explained["posts"][3]
+    assert (post["position"], post["place"]) == (13, 13)
+    assert {"blend", "first_stage", "value"} <= set(post["stage_scores"])
+    assert sum(post["value_contributions"].values()) == pytest.approx(post["stage_scores"]["value"], rel=1e-4)
+
+
+def test_a_page_never_mixes_versions(desk):
+    from dataclasses import replace
+
+    first = desk.page(limit=20)
+    visit = next(iter(desk.feed._visits._visits.values()))
+    old = visit.entries[20][0]
+    new = replace(old, model_versions={"second_stage": "model-2"})
+    visit.entries[25:] = [(new, place) for _, place in visit.entries[25:]]
+    second = desk.page(first.next_cursor, limit=20)
+    assert len(second.posts) == 5
+    assert second.model_versions == old.model_versions
+    third = desk.page(second.next_cursor, limit=5)
+    assert third.model_versions == {"second_stage": "model-2"}
+    assert third.posts[0].post.position == 25
+
+
+def test_a_muted_topic_leaves_the_held_page_and_the_next_ranking_until_it_is_unmuted(desk):
+    topics = desk.runtime.snapshot.catalogue.topic_ids
+    first = desk.page()
+    muted = next(entry for entry in first.posts if topics[entry.post.row] >= 0).post
+    topic = topics[muted.row]
+    desk.runtime.journal.append([JournalEvent("m", "mute_topic", 1, AS_OF, AS_OF, post_id=muted.post_id)])
+    for page in (desk.page(first.next_cursor), desk.page()):
+        assert topic not in topics[[entry.post.row for entry in page.posts]]
+    other = next(i for i, t in enumerate(topics) if t == topic and i != muted.row)
+    unmute = JournalEvent("u", "unmute_topic", 1, AS_OF, AS_OF, post_id=2 * other + 1)
+    desk.runtime.journal.append([unmute])
+    assert topic in topics[[entry.post.row for entry in desk.page(limit=30).posts]]

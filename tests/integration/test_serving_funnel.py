@@ -166,8 +166,8 @@ def test_without_features_the_stored_popularity_ranks_and_controls_still_act(tmp
     [
         (("second_stage",), ("second_stage",)),
         (("first_stage",), ("first_stage",)),
-        (("tower", "search"), ("two_tower",)),
-        (("tower", "search", "first_stage", "second_stage"), ("two_tower", "first_stage", "second_stage")),
+        (("tower", "search"), ("source:two_tower",)),
+        (("tower", "search", "first_stage", "second_stage"), ("source:two_tower", "first_stage", "second_stage")),
     ],
 )
 def test_a_missing_part_is_named_and_the_feed_still_comes(tmp_path, missing, degraded):
@@ -238,7 +238,7 @@ def test_given_rankers_take_the_place_of_the_bundles(runtime):
 
 
 def test_a_users_features_are_read_each_time_and_a_posts_once(runtime):
-    reader = runtime.parts.reader
+    reader = runtime.parts.reader.stored
     ask(runtime)
     before = dict(reader.num_reads)
     ask(runtime)

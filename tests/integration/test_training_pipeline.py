@@ -369,7 +369,7 @@ def test_offline_evaluation_puts_models_beside_baselines(built: Settings) -> Non
     assert 0.8 < ranking["second stage"]["calibration_click"] < 1.25
     assert set(found.ranking.spread) == {"second stage", "LightGBM"}
     assert 0 < found.ranking.spread["second stage"]["auc_click"] < 0.1
-    assert set(found.retrieval) == {"two-tower", "popularity", "item-to-item"}
+    assert set(found.retrieval) == {"two-tower", "popularity", "item-to-item", "weighted factorisation"}
     assert all(0 <= v <= 1 for values in found.retrieval.values() for v in values.values())
     tables = record_evaluation(built, found, ("click",))
     assert len(tables) == 2

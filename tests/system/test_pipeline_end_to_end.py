@@ -11,6 +11,9 @@ from uuid import uuid4
 
 import httpx
 import pytest
+import yaml
+
+from serving.spec_file import DEFAULT_SPEC
 
 ROOT = Path(__file__).parents[2]
 SCALE = "0.02"
@@ -44,7 +47,7 @@ run("training", "retrieval", "--quick")
 run("training", "second-stage", "--quick")
 run("training", "index")
 run("serving", "snapshot")
-run("serving", "draw-candidates", "--requests", "40", "--tests", "10", "--fewest", "100", "--most", "200")
+run("serving", "draw-candidates", "--requests", "40", "--tests", "10", "--fewest", "200", "--most", "400")
 run("training", "first-stage", "--quick")
 run("training", "index")
 run("operations", "skew", "--requests", "10")
@@ -83,6 +86,13 @@ def url(pipeline, environment):
     """A live server on a free loopback port."""
     port = free_port()
     log = Path(environment["VITRINE_VAR_DIR"]) / "server.log"
+    # The shipped spec, in no hurry: this asks what is served, on a machine that may be busy with other tests.
+    spec = yaml.safe_load(DEFAULT_SPEC.read_text())
+    patient = {"request_ms": 60_000, "user_ms": 9_000, "retrieval_ms": 10_000, "second_stage_ms": 9_000}
+    spec["deadlines"] |= patient
+    spec["sources"]["two_tower"]["deadline_ms"] = 10_000
+    environment = {**environment, "VITRINE_FUNNEL_SPEC": str(log.with_name("funnel.yaml"))}
+    log.with_name("funnel.yaml").write_text(yaml.safe_dump(spec))
     with log.open("w") as out:
         server = subprocess.Popen(
             [sys.executable, "-m", "serving", "serve", "--port", str(port)],

@@ -234,7 +234,7 @@ def test_a_served_request_can_be_explained_later(http):
     page = http.get("/feed", params={"user_id": "3", "limit": 4, "explain": "true"}).json()
     kept = http.get(f"/requests/{page['request_id']}").json()
     assert [post["post_id"] for post in kept["posts"]] == [post["post_id"] for post in page["posts"]]
-    assert kept["posts"][0]["value_contributions"] == page["posts"][0]["value_contributions"]
+    assert kept["posts"][0]["value_contributions"] == pytest.approx(page["posts"][0]["value_contributions"], rel=1e-5)
     assert http.get("/requests/00000000000000aa").status_code == 404
     assert http.get("/requests/xyz").status_code == 422
     assert http.get("/requests/ffffffffffffffff").status_code == 422

@@ -13,6 +13,7 @@ import pytest
 from events.journal import Journal
 from feature_repo.stores.embedded import stop_redis
 from serving.snapshot import save_snapshot
+from serving.spec_file import DEFAULT_SPEC
 from tests.serving_fakes import make_runtime, make_settings, make_snapshot
 from tests.serving_server import running
 
@@ -29,8 +30,8 @@ def settings(tmp_path):
 def server(settings):
     servers = []
 
-    def start_one():
-        servers.append(start(settings))
+    def start_one(**more):
+        servers.append(start(settings, **more))
         return servers[-1]
 
     yield start_one
@@ -39,11 +40,11 @@ def server(settings):
             stop(process, signal.SIGKILL)
 
 
-def start(settings):
+def start(settings, **more):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    variables = {"VITRINE_VAR_DIR": str(settings.var_dir), "VITRINE_NUM_THREADS": "1"}
+    variables = {"VITRINE_VAR_DIR": str(settings.var_dir), "VITRINE_NUM_THREADS": "1", **more}
     process = subprocess.Popen(
         [sys.executable, "-m", "serving", "serve", "--port", str(port)],
         env={**os.environ, **variables}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -89,6 +90,35 @@ def test_acknowledged_events_and_cursors_survive_kill_9(settings, server):
         assert after.status_code == 200
         shown = {post["post_id"] for post in page["posts"]}
         assert not shown & {post["post_id"] for post in after.json()["posts"]}
+
+
+def test_hang_up_reads_the_specs_again_and_an_invalid_one_is_refused(tmp_path, server):
+    spec = tmp_path / "funnel.yaml"
+    text = DEFAULT_SPEC.read_text()
+    spec.write_text(text)
+    process, url = server(VITRINE_FUNNEL_SPEC=str(spec))
+    first = httpx.get(f"{url}/readyz").json()
+    assert first["spec_refused"] is None
+
+    def after_hang_up(is_done):
+        process.send_signal(signal.SIGHUP)
+        for _ in range(300):
+            found = httpx.get(f"{url}/readyz").json()
+            if is_done(found):
+                return found
+            time.sleep(0.05)
+        raise AssertionError(found)
+
+    spec.write_text(text.replace("slate_size: 100", "slate_size: 0"))
+    refused = after_hang_up(lambda found: found["spec_refused"])
+    assert refused["is_ready"]
+    assert refused["spec_version"] == first["spec_version"]
+    assert "rerank.slate_size" in refused["spec_refused"]
+    spec.write_text(text.replace("slate_size: 100", "slate_size: 50"))
+    taken = after_hang_up(lambda found: found["spec_refused"] is None)
+    assert taken["spec_version"] != first["spec_version"]
+    page = httpx.get(f"{url}/feed", params={"user_id": "1"}).json()
+    assert page["spec_version"] == taken["spec_version"] == taken["surfaces"]["explore"]
 
 
 def test_serving_on_all_addresses_without_keys_ends_at_once_with_the_reason(settings):

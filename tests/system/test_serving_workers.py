@@ -1,4 +1,4 @@
-"""Several server processes on one port: they share the work and the stores, and one that dies is replaced."""
+"""Two server processes on one workspace agree: what is written at one is seen at the other within five seconds."""
 
 import os
 import signal
@@ -6,88 +6,113 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import httpx
 import pytest
 
-from events.journal import Journal
 from feature_repo.stores.embedded import stop_redis
+from serving.client import VitrineClient
+from serving.entity_schemas import PostIn, UserIn
 from serving.snapshot import save_snapshot
-from tests.serving_fakes import make_settings, make_snapshot
+from tests.serving_fakes import AS_OF, make_settings, make_snapshot
 
-SECONDS = 120
+WITHIN_SECONDS = 5.0
 
 
-@pytest.fixture
-def settings(tmp_path):
-    settings = make_settings(tmp_path)
-    yield settings
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory):
+    settings = make_settings(tmp_path_factory.mktemp("workers"))
+    save_snapshot(settings.workspace, make_snapshot())
+    started = [start(settings) for _ in range(2)]
+    clients = [VitrineClient(url, timeout_seconds=30) for _, url in started]
+    for process, url in started:
+        wait(process, url)
+    yield clients
+    for client in clients:
+        client.close()
+    for process, _ in started:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) in (0, -signal.SIGTERM)
     stop_redis(settings.workspace)
 
 
-def start(settings, workers):
+def start(settings):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "serving", "serve", "--port", str(port), "--workers", str(workers)]
     variables = {"VITRINE_VAR_DIR": str(settings.var_dir), "VITRINE_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        command, env={**os.environ, **variables}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+        [sys.executable, "-m", "serving", "serve", "--port", str(port)],
+        env={**os.environ, **variables}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
     return process, f"http://127.0.0.1:{port}"
 
 
-def children(process):
-    return set(map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()))
+def wait(process, url):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{url}/healthz").status_code == 200:
+                return
+        except httpx.TransportError:
+            assert process.poll() is None, "the server ended"
+            time.sleep(0.1)
+    raise AssertionError("the server did not start")
 
 
-def wait_until(is_done):
-    deadline = time.monotonic() + SECONDS
-    while not is_done():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+def eventually(condition):
+    """Whether the condition holds within the promised time."""
+    deadline = time.monotonic() + WITHIN_SECONDS
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
 
 
-def answers(url):
-    try:
-        return httpx.get(f"{url}/healthz").status_code == 200
-    except httpx.TransportError:
-        return False
+def ids(posts):
+    return [post.post_id for post in posts]
 
 
-def test_workers_share_port_and_stores_and_a_killed_one_is_replaced(settings):
-    save_snapshot(settings.workspace, make_snapshot())
-    process, url = start(settings, 2)
-    try:
-        wait_until(lambda: len(children(process)) == 2 and answers(url))
-        shown, cursor = [], None
-        visitor = httpx.Client()  # its connection stays with one process; every event comes over one of its own
-        for number in range(12):
-            params = {"user_id": "1", "limit": 5, **({"cursor": cursor} if cursor else {})}
-            page = visitor.get(f"{url}/feed", params=params).raise_for_status().json()
-            shown += [post["post_id"] for post in page["posts"]]
-            cursor = page["next_cursor"]
-            sent = {"event_id": f"e{number}", "kind": "click", "user_id": "1", "post_id": shown[-1]}
-            assert httpx.post(f"{url}/events", json={"events": [sent, sent]}).json()["accepted"] == 1
-        visitor.close()
-        assert len(shown) == len(set(shown)) == 60
-        victim = min(children(process))
-        os.kill(victim, signal.SIGKILL)
-        wait_until(lambda: len(children(process) - {victim}) == 2)
-        wait_until(lambda: all(answers(url) for _ in range(8)))
-        process.terminate()
-        assert process.wait(30) == 0
-        with Journal(settings.workspace.journal) as journal:
-            assert len(journal.since(0)) == 12
-    finally:
-        process.kill()
-        process.wait(30)
-        process.stdout.close()
+def test_a_new_post_is_in_the_others_feed_and_leaves_it_again(workers):
+    one, other = workers
+    assert "fresh-1" not in ids(other.feed("1", limit=100).posts)
+    one.put_post("fresh-1", PostIn(creator_id="c-new", media_type="video", language="en"))
+    assert eventually(lambda: "fresh-1" in ids(other.feed("1", limit=100).posts))
+    first = other.feed("1", limit=5)
+    planned = ids(other.feed("1", limit=20, cursor=first.next_cursor).posts)
+    one.delete_post(planned[0])
+    one.delete_post("fresh-1")
+    assert eventually(lambda: planned[0] not in ids(other.feed("1", limit=20, cursor=first.next_cursor).posts))
+    assert eventually(lambda: "fresh-1" not in ids(other.feed("1", limit=100).posts))
 
 
-def test_workers_that_cannot_start_end_the_server_with_the_reason(settings):
-    process, _ = start(settings, 2)
-    output, _ = process.communicate(timeout=SECONDS)
-    assert process.returncode == 1
-    assert "python -m serving snapshot" in output
+def test_wishes_and_users_count_at_the_other_at_once(workers):
+    one, other = workers
+    target = other.feed("2", limit=1).posts[0]
+    one.put_hide("2", target.post_id)
+    assert target.post_id not in ids(other.feed("2", limit=100).posts)
+    assert target.post_id in [hide.post_id for hide in other.hides("2")]
+    one.put_user("new-user", UserIn(language="en"))
+    assert other.read_user("new-user").language == "en"
+    assert eventually(lambda: {p.language for p in other.feed("new-user", limit=20).posts} == {"en"})
+    one.delete_user("new-user")
+    assert eventually(lambda: {p.language for p in other.feed("new-user", limit=20).posts} != {"en"})
+
+
+def test_engagements_at_one_trend_at_the_other(workers):
+    one, other = workers
+    page = one.feed("4", limit=50)
+    first = other.trending(limit=1).posts[0].post_id
+    entry = next(p for p in page.posts if p.post_id != first)
+    one.send([one.engagement(page, entry, "share") for _ in range(20)])
+    assert eventually(lambda: ids(other.trending(limit=1).posts) == [entry.post_id])
+
+
+def test_an_event_about_a_post_that_the_other_just_took_is_accepted(workers):
+    one, other = workers
+    one.put_post("fresh-2", PostIn(creator_id="c-new", media_type="text", created_at=AS_OF))
+    assert other.send([other.impression(other.feed("5"), other.feed("5").posts[0])]).accepted == 1
+    page = other.feed("5", limit=1)
+    like = other.engagement(page, page.posts[0], "like").model_copy(update={"post_id": "fresh-2", "request_id": None})
+    assert other.send([like]).accepted == 1

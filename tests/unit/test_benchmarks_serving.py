@@ -3,6 +3,7 @@ import pytest
 
 from benchmarks.serving_world import _grown_snapshot, copied_ids, grown, jittered, require_finished
 from core.errors import MissingStageError
+from core.signatures import verify_files, verify_folder, verify_key
 from models.ann import load_index, publish_index, write_index
 from serving.snapshot import load_snapshot, save_snapshot
 from tests.serving_fakes import AS_OF, NUM_POSTS, NUM_USERS, make_settings, make_snapshot
@@ -63,6 +64,9 @@ def test_a_grown_workspace_holds_an_index_and_vectors_of_every_post_and_is_kept(
     (index_folder,) = [path.parent for path in large.index.glob("*/index.faiss")]
     assert load_index(index_folder, "bundle-1").post_ids.tolist() == ids.tolist()
     assert np.load(large.index / "first_stage" / "light-1" / "post_ids.npy").tolist() == ids.tolist()
+    for signed in (index_folder, large.index / "first_stage" / "light-1"):
+        verify_files(signed, verify_folder(signed, verify_key(source))["sha256"])
+    assert verify_key(large) == verify_key(source)
     written = (folder / "grown.json").stat().st_mtime_ns
     assert grown(source, folder, POSTS, USERS) == large
     assert (folder / "grown.json").stat().st_mtime_ns == written

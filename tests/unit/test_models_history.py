@@ -7,8 +7,8 @@ import torch
 
 from models.encode import EncodedSide
 from models.features import Feature, FeatureSpec
-from models.history import oldest_first
-from models.second_stage import SecondStage, SecondStageConfig
+from models.history import HistoryAttention, oldest_first
+from models.second_stage import CrossStep, SecondStage, SecondStageConfig
 from tests.planted_examples import examples, spec_of
 from training.encoded_examples import encode_examples
 
@@ -99,3 +99,15 @@ def test_the_product_of_two_vectors_of_a_group_is_all_that_is_read_of_them():
 
     assert torch.allclose(logits(user, post), logits(user @ turned, post @ turned), atol=1e-6)
     assert not torch.allclose(logits(user, post), logits(user, post @ turned), atol=1e-3)
+
+
+def test_the_gradients_of_attention_and_cross_layers_are_those_of_their_values():
+    generator = torch.Generator().manual_seed(3)
+    history, query, bias = (
+        torch.randn(shape, dtype=torch.float64, generator=generator, requires_grad=True)
+        for shape in ((3, 4, 2), (3, 2, 2), (3, 4))
+    )
+    assert torch.autograd.gradcheck(HistoryAttention.apply, (history, query, bias))
+    assert torch.autograd.gradcheck(
+        CrossStep.apply, [part.detach().requires_grad_() for part in (bias, bias + 1, bias.exp())]
+    )

@@ -5,8 +5,10 @@ import pytest
 
 from core.schema import HEADS
 from serving.funnel.adjust import boost_fresh, downrank_doubtful
-from serving.funnel.arrange import Exploration, arrange
+from serving.funnel.arrange import Spread, arrange
 from serving.funnel.blending import blend
+from serving.funnel.constraints import Constraints
+from serving.funnel.draw import Exploration
 from serving.funnel.row_cache import RowCache
 from serving.funnel.value import values, weight_vector
 
@@ -49,30 +51,30 @@ def test_freshness_boost_halves_with_age():
 
 
 def test_same_creator_does_not_follow_itself():
-    found = arrange(np.array([5.0, 4.0, 3.0, 2.0]), rows(1, 1, 2, 3), limit=4, creator_window=2)
+    found = arrange(np.array([5.0, 4.0, 3.0, 2.0]), rows(1, 1, 2, 3), limit=4, constraints=Constraints(2))
     assert found.order.tolist() == [0, 2, 3, 1]
-    assert found.is_moved.tolist() == [False, True, True, True]
+    assert found.moved_by == (set(), *[{"creator_window"}] * 3)
 
 
 def test_creator_rule_holds_across_pages_and_yields_when_nothing_else_is_left():
-    found = arrange(np.array([5.0, 4.0]), rows(1, 1), limit=2, creator_window=1, previous_creator_ids=[1])
+    found = arrange(np.array([5.0, 4.0]), rows(1, 1), limit=2, constraints=Constraints(1), previous_creator_ids=[1])
     assert found.order.tolist() == [0, 1]
-    assert found.num_relaxed == 2
-    other = arrange(np.array([5.0, 4.0]), rows(1, 2), limit=2, creator_window=1, previous_creator_ids=[1])
+    assert found.num_relaxed == {"creator_window": 2}
+    other = arrange(np.array([5.0, 4.0]), rows(1, 2), limit=2, constraints=Constraints(1), previous_creator_ids=[1])
     assert other.order.tolist() == [1, 0]
 
 
 def test_diversity_prefers_another_topic_at_a_near_tie():
     scores, topics, creators = np.array([1.0, 0.99, 0.98, 0.0]), rows(4, 4, 6, 7), rows(1, 2, 3, 4)
-    plain = arrange(scores, creators, limit=3, topic_ids=topics)
-    spread = arrange(scores, creators, limit=3, topic_ids=topics, diversity=0.3)
+    plain = arrange(scores, creators, limit=3, spread=Spread(topic_ids=topics))
+    spread = arrange(scores, creators, limit=3, spread=Spread(0.3, topic_ids=topics))
     assert plain.order.tolist() == [0, 1, 2]
     assert spread.order.tolist() == [0, 2, 1]
 
 
 def test_unknown_topics_are_not_alike():
     scores, topics = np.array([1.0, 0.99, 0.98]), rows(-1, -1, 6)
-    found = arrange(scores, rows(1, 2, 3), limit=3, topic_ids=topics, diversity=0.3)
+    found = arrange(scores, rows(1, 2, 3), limit=3, spread=Spread(0.3, topic_ids=topics))
     assert found.order.tolist() == [0, 1, 2]
 
 
@@ -96,8 +98,9 @@ def test_exploration_keeps_to_the_creator_rule():
     exploration = Exploration(1.0, frozenset({1}), pool=10)
     for seed in range(50):
         found = arrange(
-            scores, creators, limit=2, creator_window=1, exploration=exploration, rng=np.random.default_rng(seed)
-        )
+            scores, creators, limit=2, constraints=Constraints(1), exploration=exploration,
+            rng=np.random.default_rng(seed),
+        )  # fmt: skip
         assert found.order.tolist() == [0, 3]
         assert found.propensities[1] == 1.0
 

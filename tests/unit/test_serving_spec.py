@@ -35,7 +35,7 @@ def test_shipped_spec_is_valid_and_versioned():
         ("creator_window: 2", "creator_window: .nan", "rerank.creator_window", "finite"),
         ("kind: trending", "kind: treding", "sources.trending", "treding"),
         ("surface: explore", "surfaces: explore", "surfaces", "unknown key"),
-        ("cold_start: [trending,", "cold_start: [trendy,", "(whole file)", "trendy"),
+        ("cold_start: [trending,", "cold_start: [trendy,", "cold_start", "trendy"),
     ],
 )
 def test_wrong_spec_is_refused_with_the_path_in_the_file(tmp_path, old, new, path, what):

@@ -5,8 +5,17 @@ import pytest
 
 from core.errors import InputError
 from core.schema import HEADS
-from training.baselines import ItemToItem, LightGbmConfig, Matrix, fit_lightgbm, lightgbm_columns, popularity_scores
+from training.baselines import (
+    Factorised,
+    ItemToItem,
+    LightGbmConfig,
+    Matrix,
+    fit_lightgbm,
+    lightgbm_columns,
+    popularity_scores,
+)
 from training.examples import Examples
+from training.factorisation import FactorisationConfig, fold_in
 
 
 def test_popularity_sums_the_worth_of_positives_per_post() -> None:
@@ -38,6 +47,24 @@ def test_item_to_item_keeps_the_nearest_only() -> None:
 def test_item_to_item_without_positives_scores_nothing() -> None:
     none = np.array([], dtype=np.int64)
     assert not ItemToItem(none, none, np.array([1, 2])).scores(np.array([[1]])).any()
+
+
+def test_a_folded_in_user_solves_their_normal_equations() -> None:
+    """One user with posts 0 and 2 of three: (X'X + gravity G + l2 I) u = the sum of both, all written out."""
+    posts_PD = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], dtype=np.float32)
+    config = FactorisationConfig(dim=2, gravity=0.5, regularisation=0.1, frequency_power=1.0)
+    found = fold_in(np.array([1, 1]), np.array([0, 2]), 2, posts_PD, config)
+    own, gram = np.array([[2.0, 1.0], [1.0, 1.0]]), np.array([[2.0, 1.0], [1.0, 2.0]])
+    expected = np.linalg.solve(own + 0.5 * gram + 0.1 * (2 + 0.5 * 3) * np.eye(2), [2.0, 1.0])
+    np.testing.assert_allclose(found, [[0.0, 0.0], expected], atol=1e-6)
+
+
+def test_factors_put_posts_of_one_audience_together_and_codes_bring_in_the_unseen() -> None:
+    users, posts = np.repeat(np.arange(40), 3), np.tile([10, 11, 12, 20, 21, 22], 20)
+    catalogue, topics = np.array([10, 11, 12, 13, 20, 21, 22, 23]), np.array([5, 5, 5, 5, 9, 9, 9, 9])
+    scores = Factorised(users, posts, catalogue, [topics]).scores(np.array([[10, 11, -1]]))[0]
+    assert scores[2] > 10 * abs(scores[6]), "12 has the same audience, 22 the other"
+    assert scores[3] > 10 * abs(scores[7]), "13 and 23 were met by nobody; their topics were"
 
 
 def test_the_matrix_codes_text_and_leaves_unknown_text_empty() -> None:

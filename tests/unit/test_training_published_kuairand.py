@@ -6,7 +6,7 @@ from tests.small_kuairand import log_line, write_folder
 from training.published.kuairand_features import HISTORY_LENGTH, kuairand_columns, latest
 from training.published.kuairand_log import HEADS, read_kuairand
 from training.published.kuairand_parts import days_of, kuairand_parts
-from training.published.kuairand_spec import kuairand_features, tree_columns
+from training.published.kuairand_spec import TREES_ONLY, kuairand_features, tree_columns
 
 LONG_VIEW, PROFILE = HEADS.index("long_view"), HEADS.index("profile_enter")
 HISTORY = [(0, 3, 0, 1), (0, 1, 1, 0), (1, 0, 0, 1), (2, 0, 0, 0), (2, 1, 2, 1)]
@@ -65,6 +65,7 @@ def test_the_parts_are_days_and_the_test_days_come_last(data):
     assert set(days_of(parts.test)) == {3, 4}
     assert days_of(parts.valid).tolist() == [2]
     assert sorted(days_of(parts.train)) == [-1] * 5 + [0, 1]
+    assert sorted(days_of(parts.whole)) == [-1] * 5 + [0, 1, 2]
 
 
 def test_tuning_judges_on_the_last_two_days_before_the_test_days(tmp_path):
@@ -81,12 +82,13 @@ def test_a_log_without_enough_days_is_refused(data):
 
 def test_rates_know_the_days_before_and_nothing_from_the_test_days(data):
     columns = kuairand_columns(data, first_test_day=3)
-    # User 0's views: history 0, 1; day 0 none; day 2 long. What each row of theirs counts: 0, 1 | 2, 3 | 4, 4.
+    # User 0's views: history 0, 1; day 0 none; day 2 long. Rows that teach know what came before their block: the
+    # history nothing, dated rows the history; test rows know it all: 0, 0 | 2, 2 | 4, 4.
     mine = data.users == 0
-    assert columns["user__count_rows"][mine].tolist() == [0, 1, 2, 3, 4, 4]
+    assert columns["user__count_rows"][mine].tolist() == [0, 0, 2, 2, 4, 4]
     assert columns["cross__video_count"][mine].tolist() == [0, 0, 1, 0, 0, 0]
     # Long views before: 0, 0, 1, 1, 2, 2 of those; the prior is the rate of all rows before the test days: 5 of 8.
-    expected = [(s + 5 * 5 / 8) / (n + 5) for s, n in ((0, 0), (0, 1), (1, 2), (1, 3), (2, 4), (2, 4))]
+    expected = [(s + 5 * 5 / 8) / (n + 5) for s, n in ((0, 0), (0, 0), (1, 2), (1, 2), (2, 4), (2, 4))]
     np.testing.assert_allclose(columns["user__rate_long_view"][mine], expected, rtol=1e-6)
 
 
@@ -111,6 +113,24 @@ def test_a_history_row_s_own_label_reaches_none_of_its_columns(tmp_path):
     for name, values in before.items():
         np.testing.assert_allclose(values[7], after[name][7], atol=5e-4, err_msg=name)
     assert abs(before["user__rate_long_view"][8] - after["user__rate_long_view"][8]) > 0.01, "the next row does know it"
+    np.testing.assert_array_equal(before["user__rate_long_view"][88:100], before["user__rate_long_view"][88])
+
+
+def test_a_taste_is_told_by_videos_that_the_same_users_see(tmp_path):
+    """Two kinds of videos, each user shown both and watching one: a new video of that kind is nearer the taste."""
+    rng = np.random.default_rng(0)
+    history = [
+        (user, place, video, int(video % 2 == user % 2)) if place < 30 else (user, place, video, 0)
+        for user in range(60)
+        for kind in (0, 1)
+        for place, video in zip(range(kind, 60, 2), 2 * rng.permutation(40)[:30] + kind, strict=True)
+        if kind == user % 2 or place % 6 < 2
+    ]
+    columns = kuairand_columns(data := read_kuairand(write_folder(tmp_path, LOG, history, 60, 80)), first_test_day=3)
+    is_late = data.is_history & (data.hour >= -10_000 + 48)
+    is_liked = data.videos % 2 == data.users % 2
+    taste = columns["cross__taste_lift"]
+    assert taste[is_late & is_liked].mean() > taste[is_late & ~is_liked].mean() + 0.01
 
 
 def test_the_latest_rows_come_newest_first_and_only_earlier_ones():
@@ -122,5 +142,7 @@ def test_the_latest_rows_come_newest_first_and_only_earlier_ones():
 
 def test_every_column_is_read_by_a_feature_and_trees_read_no_list(data):
     columns = kuairand_columns(data, first_test_day=3)
-    assert {f.name for f in kuairand_features(data, columns)} == set(columns)
+    of_trees = {name for name in tree_columns(columns) if TREES_ONLY in name}
+    assert len(of_trees) == 4
+    assert {f.name for f in kuairand_features(data, columns)} == set(columns) - of_trees
     assert all(columns[name].ndim == 1 for name in tree_columns(columns))

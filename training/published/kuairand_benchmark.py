@@ -19,10 +19,12 @@ from core.clock import WallClock
 from core.errors import InputError
 from core.files import content_hash, file_hash
 from core.settings import Settings
+from models.bundle import read_manifest
 from models.calibration import apply_calibrators, fit_calibrators
 from models.metrics import calibration, finite, gauc, head_metrics, ndcg_at_k
 from training.bootstrap import Interval, compare
-from training.publish import history_curves
+from training.device import training_device
+from training.publish import cost_metrics, history_curves
 from training.published import kuairand_models as models
 from training.published.kuairand_log import HEADS, read_kuairand
 from training.published.kuairand_parts import Parts, days_of, kuairand_parts
@@ -30,7 +32,8 @@ from training.published.outcome import Outcome, SeedRun, Told
 from training.recalibration import recalibrated
 from training.tracking import RunRecord, Tracker
 
-MULTI, SINGLE, TREES = "multi-task", "single-task", "LightGBM"
+MULTI, ONE, SINGLE, TREES = "multi-task", "multi-task, one network", "single-task", "LightGBM"
+PAIRS = ((MULTI, SINGLE), (MULTI, TREES), (ONE, SINGLE))
 RANKED = "long_view"
 MIN_POSITIVES = 500
 """Test positives from which on a head's figures say something."""
@@ -47,16 +50,17 @@ class _Judged:
 def benchmark_kuairand(
     settings: Settings, folder: Path, num_seeds: int, told: Told, *, is_quick: bool, is_tuning: bool
 ) -> Outcome:
-    """All three models with all seeds. Raises InputError for a bad row, with file and line."""
+    """All models with all seeds. Raises InputError for a bad row, with file and line."""
     told("read the files", 0, 1)
     data = read_kuairand(folder)
     told("features as known at the time", 0, 1)
     parts = kuairand_parts(data, is_tuning=is_tuning, user_share=QUICK_USERS if is_quick else 1.0)
     judge = _Judge(settings, parts, told, is_quick, _tags(folder, is_tuning))
-    runs: dict[str, list[SeedRun]] = {MULTI: [], SINGLE: [], TREES: []}
+    runs: dict[str, list[SeedRun]] = {name: [] for name in (MULTI, ONE, SINGLE, TREES)}
     intervals: dict[str, list[Interval]] = {}
     for seed in range(num_seeds):
-        found = {MULTI: judge.multi_task(seed), SINGLE: judge.single_task(seed), TREES: judge.lightgbm(seed)}
+        trees, of_trees = judge.lightgbm(seed)
+        found = {**judge.multi_task(seed, trees), SINGLE: judge.single_task(seed), TREES: of_trees}
         for name, (run, _) in found.items():
             runs[name].append(run)
         for name, interval in judge.intervals({name: judged for name, (_, judged) in found.items()}).items():
@@ -78,24 +82,28 @@ class _Judge:
                 raise InputError(f"the test days have fewer than {MIN_POSITIVES} rows with {RANKED}; give a longer log")
             self.heads = (*self.heads, RANKED)
 
-    def multi_task(self, seed: int) -> tuple[SeedRun, _Judged]:
-        run = models.kuairand_run(is_quick=self._is_quick)
+    def multi_task(self, seed: int, trees: models.Logits) -> dict[str, tuple[SeedRun, _Judged]]:
+        """The averaged networks with the trees' share, and the first network alone."""
+        run = models.kuairand_run(num_networks=1 if self._is_quick else models.NUM_NETWORKS, is_quick=self._is_quick)
         started, started_at = time.perf_counter(), WallClock().now()
-        threads = self._settings.num_threads
-        fitted = models.fit_network(self._parts, run, seed, self._progress(MULTI, seed), threads)
+        computing = self._settings.num_threads, training_device(self._settings.device)
+        networks = models.fit_networks(self._parts, run, seed, self._progress(MULTI, seed), *computing)
         seconds = time.perf_counter() - started
-        logits, bundle_id = models.served_logits(fitted, self._settings.workspace.bundles / "second_stage", self._parts)
-        judged = self.judged(logits, HEADS)
+        folder = self._settings.workspace.bundles / "second_stage"
+        logits, bundle_id = models.served_logits(networks, folder, self._parts)
+        judged = self.judged(models.blended(self._kept(logits), trees, self.heads))
         record = RunRecord(
             kind="second_stage",
             config=asdict(run) | {"seed": seed, "is_quick": self._is_quick},
             tags={"bundle_id": bundle_id, "recipe": MULTI, **self._tags},
-            metrics=finite({**judged.metrics, "seconds": seconds}),
-            curves=history_curves(fitted.history),
+            metrics=finite({**judged.metrics, **cost_metrics(read_manifest(folder / bundle_id)), "seconds": seconds}),
+            curves=history_curves(networks.whole.history),
             started_at=started_at,
         )
         self._tracker.record(record)
-        return SeedRun(judged.metrics, seconds), judged
+        first = self._kept((logits[0], models.first_of_averaged(networks, self._parts)))
+        one = self._baseline(ONE, first, seed, seconds, started_at)
+        return {MULTI: (SeedRun(judged.metrics, seconds), judged), ONE: one}
 
     def single_task(self, seed: int) -> tuple[SeedRun, _Judged]:
         started, started_at = time.perf_counter(), WallClock().now()
@@ -105,21 +113,26 @@ class _Judge:
             seed,
             self._progress(SINGLE, seed),
             self._settings.num_threads,
+            training_device(self._settings.device),
             is_quick=self._is_quick,
         )
         return self._baseline(SINGLE, logits, seed, time.perf_counter() - started, started_at)
 
-    def lightgbm(self, seed: int) -> tuple[SeedRun, _Judged]:
+    def lightgbm(self, seed: int) -> tuple[models.Logits, tuple[SeedRun, _Judged]]:
         started, started_at = time.perf_counter(), WallClock().now()
         self._told(f"{TREES}, seed {seed}", 0, 1)
         threads = self._settings.num_threads
         logits = models.lightgbm_logits(self._parts, self.heads, seed, threads, is_quick=self._is_quick)
-        return self._baseline(TREES, logits, seed, time.perf_counter() - started, started_at)
+        return logits, self._baseline(TREES, logits, seed, time.perf_counter() - started, started_at)
 
-    def judged(self, logits: models.Logits, heads: Sequence[str]) -> _Judged:
-        """Ranking by the logits as they are, the rest by probabilities of each day; heads of few positives left out."""
-        kept = [heads.index(head) for head in self.heads]
-        valid, test = (part[:, kept] for part in logits)
+    def _kept(self, logits: models.Logits) -> models.Logits:
+        """Those of `heads`, of all heads'."""
+        kept = [HEADS.index(head) for head in self.heads]
+        return logits[0][:, kept], logits[1][:, kept]
+
+    def judged(self, logits: models.Logits) -> _Judged:
+        """Ranking by the logits as they are, the rest by probabilities of each day."""
+        valid, test = logits
         known, labels = self._parts.valid.labels_of(self.heads), self._parts.test.labels_of(self.heads)
         day = np.concatenate([days_of(self._parts.valid), days_of(self._parts.test)])
         first_day = int(days_of(self._parts.test).min())
@@ -138,15 +151,18 @@ class _Judge:
         return _Judged(found, daily)
 
     def intervals(self, judged: Mapping[str, _Judged]) -> dict[str, Interval]:
-        """Differences of the multi-task network from the others, by metric, head and model."""
+        """Differences of PAIRS by metric, head and models."""
         labels, users = self._parts.test.labels_of(self.heads), self._parts.test.user_ids
-        mine = judged[MULTI].probabilities
         return {
-            f"{metric}_{head} - {other}": interval
-            for other in (SINGLE, TREES)
+            f"{metric}_{head}{'' if first == MULTI else ' of one network'} - {other}": interval
+            for first, other in PAIRS
             for h, head in enumerate(self.heads)
             for metric, interval in compare(
-                labels[:, h], mine[:, h], judged[other].probabilities[:, h], users, 50 if self._is_quick else 300
+                labels[:, h],
+                judged[first].probabilities[:, h],
+                judged[other].probabilities[:, h],
+                users,
+                50 if self._is_quick else 300,
             ).items()
             if metric != "gauc" or head == RANKED
         }
@@ -154,7 +170,7 @@ class _Judge:
     def _baseline(
         self, name: str, logits: models.Logits, seed: int, seconds: float, started_at: datetime
     ) -> tuple[SeedRun, _Judged]:
-        judged = self.judged(logits, self.heads)
+        judged = self.judged(logits)
         metrics = finite({**judged.metrics, "seconds": seconds})
         self._tracker.record(
             RunRecord(

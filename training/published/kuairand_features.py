@@ -1,70 +1,37 @@
 """What a model may know of each KuaiRand impression, as columns.
 
-Everything made of labels is as of the midnight before the impression, and never later than the split's first test
-day: the test days are ranked with what was known before them. A history row, which has no time, knows its own user's
-earlier rows and, of videos, other users' history (in folds of users, so that no label helps to predict itself).
+Everything made of labels is as of the midnight before the impression or earlier (`kuairand_known`), and never later
+than the split's first test day: the test days are ranked with what was known before them. Of videos, a history row,
+which has no time, knows other users' history (in folds of users, so that no label helps to predict itself).
 Legend: N rows, L entries of history.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.published.kuairand_log import HEADS, KuaiRand
-from training.published.rates import Sums, fold_of, sums_before, sums_of_others
+from training.published.kuairand_known import Known, known_before
+from training.published.kuairand_log import KuaiRand
+from training.published.kuairand_tastes import USER_STRENGTH, group_lifts, tastes, usual_rate
 
 HISTORY_LENGTH = 20
 DURATION_EDGES = np.array([10, 15, 20, 30, 40, 60, 80, 110, 150, 200, 300], dtype=np.float32)
 """Seconds at which the duration's buckets begin."""
 RATE_HEADS = ("long_view", "like", "profile_enter")
 """Rates of the other heads would grow over the few dated days: a test row knows four of them, a training row none to
-two, and only profile visits gained more than that costs."""
-USER_STRENGTH, POST_STRENGTH, PAIR_STRENGTH = 5.0, 20.0, 5.0
+two, and only profile visits gained more than that costs; theirs are for trees alone."""
+POST_STRENGTH, PAIR_STRENGTH = 20.0, 5.0
 RARE_STRENGTH = 50.0
 LIST_KINDS = {"viewed": 1, "skipped": 0}
 
 Columns = dict[str, NDArray[Any]]
 
 
-@dataclass(frozen=True)
-class _Known:
-    """The rows with the instants up to which each may know others."""
-
-    data: KuaiRand
-    as_of: NDArray[np.int64]
-    folds: NDArray[np.int64]
-    is_teaching: NDArray[np.bool_]
-    """Rows from before the first test day."""
-
-    def label(self, head: str) -> NDArray[np.float32]:
-        return self.data.labels[:, HEADS.index(head)]
-
-    def of_user(self, keys: NDArray[np.int64], values: NDArray[Any]) -> Sums:
-        """Sums over the own user's earlier rows; `keys` number something within a user from 0."""
-        return sums_before(self.data.users * (int(keys.max()) + 1) + keys, self.data.hour, values, self.as_of)
-
-    def of_posts(self, keys: NDArray[np.int64], values: NDArray[Any]) -> Sums:
-        """Sums over all users' earlier rows; for a history row over other users' history."""
-        is_history = self.data.is_history
-        dated = sums_before(keys, np.where(is_history, -1, self.data.hour), values, self.as_of)
-        others = sums_of_others(keys[is_history], self.folds[is_history], values[is_history])
-        count, total = dated.count.copy(), dated.total.copy()
-        count[is_history], total[is_history] = others.count, others.total
-        return Sums(count, total)
-
-
 def kuairand_columns(data: KuaiRand, first_test_day: int) -> Columns:
     """Columns of all N rows as known before `first_test_day`."""
-    midnight = np.minimum(data.day, first_test_day) * 24
-    known = _Known(
-        data,
-        as_of=np.where(data.is_history, data.hour, midnight),
-        folds=fold_of(data.user_ids[data.users]),
-        is_teaching=data.day < first_test_day,
-    )
+    known = known_before(data, first_test_day)
     rates = {name: values.astype(np.float32) for name, values in _rates(known).items()}
     return {**_attributes(data), **rates, **_histories(known)}
 
@@ -90,7 +57,7 @@ def _lengths(data: KuaiRand) -> NDArray[np.int64]:
     return np.where(np.isfinite(data.seconds), np.searchsorted(DURATION_EDGES, data.seconds, side="right"), -1)
 
 
-def _rates(known: _Known) -> Columns:
+def _rates(known: Known) -> Columns:
     data, one = known.data, np.zeros(len(known.data.users), dtype=np.int64)
     topic, length = data.topics[data.videos] + 1, _lengths(data)[data.videos] + 1
     author = data.authors[data.videos]
@@ -99,13 +66,14 @@ def _rates(known: _Known) -> Columns:
         values = known.label(head)
         prior = float(np.nanmean(values[known.is_teaching]))
         is_rare = prior < 0.1
-        users, videos = known.of_user(one, values), known.of_posts(data.videos, values)
+        is_dated = bool(np.isnan(values[data.is_history]).all())
+        users, videos = known.of_user(one, values, is_running=is_dated), known.of_posts(data.videos, values)
         if head == "long_view":  # which every row tells
             found["user__count_rows"], found["post__count_rows"] = users.count, videos.count
         found[f"user__rate_{head}"] = users.rate(prior, RARE_STRENGTH if is_rare else USER_STRENGTH)
         found[f"post__rate_{head}"] = videos.rate(prior, RARE_STRENGTH if is_rare else POST_STRENGTH)
         found[f"post__author_rate_{head}"] = known.of_posts(author, values).rate(prior, RARE_STRENGTH)
-        found[f"cross__topic_rate_{head}"] = known.of_user(topic, values).rate(
+        found[f"cross__topic_rate_{head}"] = known.of_user(topic, values, is_running=is_dated).rate(
             found[f"user__rate_{head}"], RARE_STRENGTH if is_rare else PAIR_STRENGTH
         )
     views, user_rate = known.label("long_view"), found["user__rate_long_view"]
@@ -114,37 +82,30 @@ def _rates(known: _Known) -> Columns:
         sums = known.of_user(keys, views)
         found[f"cross__{name}_lift"] = sums.rate(user_rate, PAIR_STRENGTH) - user_rate
         found[f"cross__{name}_count"] = sums.count
-    return found | _lifts(known, {"author": author, "topic": topic, "topic_length": topic * 16 + length})
+    found |= _lifts(known, {"author": author, "topic": topic, "topic_length": topic * 16 + length})
+    surplus = views - usual_rate(known, views)
+    usual = {"video": found["post__video_lift"], "topic": found["post__topic_lift"]}
+    found |= group_lifts(known, surplus, {"video": data.videos, "topic": topic}, usual, POST_STRENGTH)
+    return found | tastes(known, views - found["post__video_lift"], user_rate)
 
 
-def _lifts(known: _Known, keys: Mapping[str, NDArray[np.int64]]) -> Columns:
+def _lifts(known: Known, keys: Mapping[str, NDArray[np.int64]]) -> Columns:
     """How much longer a video is watched than its viewers watch others: a rate that owes nothing to who they are."""
     data, views = known.data, known.label("long_view")
-    usual = _usual(known, views)
-    surplus = views - usual
+    surplus = views - usual_rate(known, views)
     by_surface = data.videos * (int(data.surface.max()) + 2) + data.surface + 1
     named = {"video": data.videos, **keys, "surface": by_surface}
     return {f"post__{name}_lift": known.of_posts(key, surplus).rate(0.0, POST_STRENGTH) for name, key in named.items()}
 
 
-def _usual(known: _Known, values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The rate of each row's user in the history, [N]."""
-    users, is_history = known.data.users, known.data.is_history
-    count = np.bincount(users[is_history], minlength=len(known.data.user_ids))
-    total = np.bincount(users[is_history], values[is_history], minlength=len(known.data.user_ids))
-    prior = float(values[is_history].mean())
-    rates: NDArray[np.float64] = (total + USER_STRENGTH * prior) / (count + USER_STRENGTH)
-    return rates[users]
-
-
-def _histories(known: _Known) -> Columns:
+def _histories(known: Known) -> Columns:
     """The user's latest long views and latest skips, newest first, [N, L] each, -1 where there are no more."""
     data = known.data
     views = known.label("long_view")
     authors, lengths = data.authors, _lengths(data)
     found: Columns = {}
     for kind, outcome in LIST_KINDS.items():
-        rows = latest(data.users, data.hour, known.as_of, views == outcome)
+        rows = latest(data.users, data.hour, known.own_as_of, views == outcome)
         videos = np.where(rows >= 0, data.videos[rows], -1)
         for name, of_video in (("author", authors), ("topic", data.topics), ("length", lengths)):
             found[f"{kind}__{name}"] = np.where(videos >= 0, of_video[videos], -1).astype(np.int32)

@@ -1,6 +1,7 @@
 """The window of the KuaiRand protocol: history and 04-25..28 to learn from, 04-29 and later to be judged on.
 
-The last day before the test validates and calibrates. For tuning the test days are left away, and the last two days
+The last day before the test stops and calibrates a first training; a second one learns from that day too and is what
+the test judges. For tuning the test days are left away, and the last two days
 before them are judged instead.
 """
 
@@ -13,13 +14,12 @@ from core.errors import InputError
 from models.features import Feature
 from training.examples import Examples
 from training.published.kuairand_features import Columns, kuairand_columns
+from training.published.kuairand_known import HISTORY_ROWS, places_from_end
 from training.published.kuairand_log import HEADS, KuaiRand
 from training.published.kuairand_spec import kuairand_features
 
 TEST_FROM = 20220429
 TUNING_DAYS = 2
-HISTORY_ROWS = 20
-"""History rows of each user, the latest, that are learnt from; all of them feed rates and lists."""
 DATED_WEIGHT = 3.0
 """What a dated row counts beside a history row, which is older and knows neither surface nor hour."""
 DAY_SECONDS = 86_400.0
@@ -31,6 +31,9 @@ class Parts:
 
     train: Examples
     valid: Examples
+    """The last day before the test: stops and calibrates what was learnt from `train`."""
+    whole: Examples
+    """Both together, from which the models that are judged learn once more."""
     test: Examples
     features: list[Feature]
 
@@ -50,10 +53,11 @@ def kuairand_parts(data: KuaiRand, *, is_tuning: bool, user_share: float = 1.0) 
         data = _rows(data, data.users < user_share * len(data.user_ids))
     columns = kuairand_columns(data, first_test)
     day = data.day
-    is_recent = _places_from_end(data) < HISTORY_ROWS
+    is_recent = places_from_end(data) < HISTORY_ROWS
     return Parts(
         _examples(data, columns, np.where(data.is_history, is_recent, day < first_test - 1)),
         _examples(data, columns, day == first_test - 1),
+        _examples(data, columns, np.where(data.is_history, is_recent, day < first_test)),
         _examples(data, columns, day >= first_test),
         kuairand_features(data, columns),
     )
@@ -67,17 +71,6 @@ def days_of(part: Examples) -> NDArray[np.int64]:
 def _rows(data: KuaiRand, is_kept: NDArray[np.bool_]) -> KuaiRand:
     names = ("users", "videos", "labels", "day", "hour", "shown_ms", "surface")
     return replace(data, **{name: getattr(data, name)[is_kept] for name in names})
-
-
-def _places_from_end(data: KuaiRand) -> NDArray[np.int64]:
-    """0 for the latest history row of a user, 1 for the one before, ...; of the history rows, which come first, [N]."""
-    count = int(data.is_history.sum())
-    users = data.users[:count]
-    ends = np.cumsum(np.bincount(users, minlength=len(data.user_ids)))
-    places = np.zeros(len(data.users), dtype=np.int64)
-    order = np.argsort(users, kind="stable")
-    places[order] = ends[users[order]] - 1 - np.arange(count)
-    return places
 
 
 def _examples(data: KuaiRand, columns: Columns, is_in: NDArray[np.bool_]) -> Examples:

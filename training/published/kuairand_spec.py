@@ -8,9 +8,12 @@ from models.numeric import Transform
 from training.published.kuairand_features import DURATION_EDGES, HISTORY_LENGTH, LIST_KINDS, Columns
 from training.published.kuairand_log import KuaiRand
 
+TREES_ONLY = "rate_profile_enter"
+"""Rates that no history row tells run by day for rows that teach; networks that read them do worse on other heads."""
+
 
 def kuairand_features(data: KuaiRand, columns: Columns) -> list[Feature]:
-    """The features that read these columns, tables sized by the data."""
+    """The features that read these columns, all but TREES_ONLY, tables sized by the data."""
     tables = {
         "video": (len(data.video_ids) + 2, 16),
         "author": (int(data.authors.max()) + 3, 8),
@@ -33,7 +36,9 @@ def kuairand_features(data: KuaiRand, columns: Columns) -> list[Feature]:
     found.append(indexed("request__hour", "user", "hour", 26, 4))
     for name, side in _coded(columns):
         found.append(indexed(name, side, name.replace("__", "_"), int(columns[name].max()) + 3, 4))
-    return found + [Feature(name, _side(name), "numeric", _transform(name)) for name in _numeric(columns)]
+    return found + [
+        Feature(name, _side(name), "numeric", _transform(name)) for name in _numeric(columns) if TREES_ONLY not in name
+    ]
 
 
 def tree_columns(columns: Mapping[str, Any]) -> list[str]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from core.clock import WallClock
 from core.files import content_hash, file_hash
 from core.settings import Settings
+from training.device import training_device
 from training.loop import FittedModel
-from training.publish import history_curves
+from training.publish import cost_metrics, history_curves
 from training.published.full_ranking import full_ranking
 from training.published.outcome import Outcome, SeedRun, Told
 from training.published.pair_baselines import pair_baselines
@@ -63,6 +64,7 @@ def _two_tower(
         seed,
         lambda done, total: told(title, done, total),
         settings.num_threads,
+        training_device(settings.device),
     )
     served = ServedPairs.of(fitted, settings.workspace.root, split.num_posts)
     seconds = time.perf_counter() - started
@@ -77,7 +79,12 @@ def _record(
         kind="retrieval",
         config=config,
         tags={"bundle_id": served.bundle.bundle_id, "index_id": served.index.manifest.index_id, "recipe": "pairs"},
-        metrics={**run.metrics, "seconds": run.seconds, "vector_bytes": served.vector_bytes()},
+        metrics={
+            **run.metrics,
+            **cost_metrics(served.bundle.manifest),
+            "seconds": run.seconds,
+            "vector_bytes": served.vector_bytes(),
+        },
         curves=history_curves(fitted.history),
         started_at=started_at,
     )

@@ -5,6 +5,7 @@ from math import ceil
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from core.clock import WallClock
@@ -14,6 +15,7 @@ from models.ann import PostIndex, load_index, write_index
 from models.bundle import RetrievalBundle, load_bundle
 from models.features import Feature, FeatureSpec
 from models.towers import TowerConfig
+from training.device import CPU
 from training.examples import Examples
 from training.fit_retrieval import POSITIVE, RetrievalConfig, fit_retrieval
 from training.loop import FittedModel, LoopConfig, Progress, spaced_rows
@@ -98,12 +100,13 @@ def fit_pairs(
     seed: int,
     progress: Progress | None = None,
     num_threads: int = 2,
+    device: torch.device = CPU,
 ) -> FittedModel:
     """The two towers after a fixed number of epochs; there is no validation part, so what is watched is trained on."""
     train = pair_examples(pairs)
     watched = train.take(spaced_rows(train.num_rows, WATCHED_ROWS))
     spec = pair_spec(num_users, num_posts, config.network.dim)
-    return fit_retrieval(train, watched, spec, config, seed, progress, num_threads)
+    return fit_retrieval(train, watched, spec, config, seed, progress, num_threads, device=device)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from core.errors import InputError
 from core.files import file_hash
 from core.settings import Settings
 from models.sequence import EncoderKind, NextPost, SequenceConfig
+from training.device import training_device
 from training.fit_sequence import SequenceRun, fit_sequence, newest
 from training.loop import LoopConfig
 from training.publish import history_curves
@@ -55,7 +56,7 @@ def benchmark_sequences(
     runs: dict[str, list[SeedRun]] = {}
     for kind in ENCODERS:
         for seed in range(num_seeds if kind == ENCODERS[0] else 1):
-            found, record = _encoder(sequences, held, sequence_run(kind, is_quick), seed, told, settings.num_threads)
+            found, record = _encoder(sequences, held, sequence_run(kind, is_quick), seed, told, settings)
             runs.setdefault(kind, []).append(found)
             tracker.record(replace(record, tags={"data_version": file_hash(path)[:16], "is_tuning": str(is_tuning)}))
     runs["popularity"] = [_popularity(sequences, held)]
@@ -63,7 +64,7 @@ def benchmark_sequences(
 
 
 def _encoder(
-    sequences: Sequences, held: int, run: SequenceRun, seed: int, told: Told, num_threads: int
+    sequences: Sequences, held: int, run: SequenceRun, seed: int, told: Told, settings: Settings
 ) -> tuple[SeedRun, RunRecord]:
     started, started_at = time.perf_counter(), WallClock().now()
     title = f"{run.network.kind}, seed {seed}"
@@ -74,7 +75,8 @@ def _encoder(
         run,
         seed,
         lambda done, total: told(title, done, total),
-        num_threads,
+        settings.num_threads,
+        device=training_device(settings.device),
     )
     seconds = time.perf_counter() - started
     metrics = _judged(fitted.module, sequences, held)

@@ -6,14 +6,15 @@ Source: Kang and McAuley, SASRec, 2018; full ranking with history left out as in
 Legend: U users, L posts of a sequence, P posts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.published.lines import read_lines, refuse
+from core.logs import logger
+from training.published.lines import Line, read_lines, refuse
 
 Int64s = NDArray[np.int64]
 MIN_POSTS = 3
@@ -50,22 +51,39 @@ def read_sequences(path: Path, min_posts: int = MIN_POSTS) -> Sequences:
     )
     lengths = np.array([len(line.posts) for line in lines])
     flat = np.concatenate([line.posts for line in lines])
+    _warn_of_unseen(path, lines)
     post_ids, numbers = np.unique(flat, return_inverse=True)
     posts = np.zeros((len(lines), lengths.max()), dtype=np.int64)
     posts[np.arange(posts.shape[1]) < lengths[:, None]] = numbers + 1
     return Sequences(post_ids, posts, lengths)
 
 
+def _warn_of_unseen(path: Path, lines: Sequence[Line]) -> None:
+    """Published files hold such users, and the protocol counts them: nothing can rank what it never met."""
+    seen = set(np.concatenate([line.posts[:-1] for line in lines]).tolist())
+    unseen = [line for line in lines if int(line.posts[-1]) not in seen]
+    if unseen:
+        logger("training").warning(
+            "last posts that stand nowhere else; they count as missed",
+            file=path.name, users=len(unseen), first_line=unseen[0].number,
+        )  # fmt: skip
+
+
 def leave_one_out(
     scores: Callable[[slice], NDArray[np.float32]], history_UL: Int64s, wanted_U: Int64s, k: int = 10
 ) -> dict[str, float]:
-    """`hr@k` and `ndcg@k`; `scores` gives [B, P] for a range of users. Equal scores rank the wanted post last."""
+    """`hr@k` and `ndcg@k`; `scores` gives [B, P] for a range of users. Equal scores rank the wanted post last.
+
+    Raises ValueError for a wanted post without a finite score.
+    """
     places = np.empty(len(wanted_U), dtype=np.int64)
     for start in range(0, len(wanted_U), USER_BATCH):
         rows = slice(start, min(start + USER_BATCH, len(wanted_U)))
         scores_BP = np.pad(scores(rows), ((0, 0), (1, 0)), constant_values=-np.inf)  # column 0 stands for padding
         wanted_B1 = wanted_U[rows, None]
         own_B1 = np.take_along_axis(scores_BP, wanted_B1, axis=1)
+        if not np.isfinite(own_B1).all():
+            raise ValueError(f"scores of the wanted posts of users {rows.start} to {rows.stop} are not all finite")
         np.put_along_axis(scores_BP, history_UL[rows], -np.inf, axis=1)
         np.put_along_axis(scores_BP, wanted_B1, -np.inf, axis=1)
         places[rows] = (scores_BP >= own_B1).sum(1)

@@ -27,13 +27,18 @@ def view_name(config: RepoConfig, view: Any) -> str:
     return str(compute_versioned_name(view, config.registry.enable_online_feature_view_versioning))
 
 
-def open_server(config: RepoConfig) -> RowServer:
-    """A client of the repo's Redis; starts the embedded one where the workspace has no other."""
+def open_server(config: RepoConfig, wait_seconds: float | None = None) -> RowServer:
+    """A client of the repo's Redis; starts the embedded one where the workspace has no other.
+
+    `wait_seconds`: longest wait for one answer, None for the client's own.
+    """
     options = config.online_store
     if options.connection_string:
         url, extra = _parsed(options.connection_string)
     else:
         url, extra = redis_url(workspace_of(config), Settings()), {}
+    if wait_seconds is not None:
+        extra = {"socket_timeout": wait_seconds, "socket_connect_timeout": wait_seconds, **extra}
     if options.redis_type == "redis_cluster":
         from feature_repo.stores.packed.cluster import ClusterServer
 

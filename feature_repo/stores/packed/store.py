@@ -62,6 +62,8 @@ class PackedOnlineStore(OnlineStore):
         self._server: RowServer | None = None
         self.clock: Clock | None = None
         """Tells the ages of rows; None takes the workspace's clock, or the wall outside Vitrine."""
+        self.wait_seconds: float | None = None
+        """Longest wait for one answer of Redis; None takes the client's own. Set before the first read."""
         self.num_foreign_rows = 0
         """Rows of another layout met by reads so far; they read as missing until written again."""
 
@@ -155,7 +157,7 @@ class PackedOnlineStore(OnlineStore):
     def server(self, config: RepoConfig) -> RowServer:
         """The repo's Redis, found when first used."""
         if self._server is None:
-            self._server = connect.open_server(config)
+            self._server = connect.open_server(config, self.wait_seconds)
         return self._server
 
     def key_space(self, config: RepoConfig) -> KeySpace:

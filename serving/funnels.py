@@ -1,0 +1,100 @@
+"""The funnels that serve, by surface, and the one place where they are exchanged for newer ones."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import NamedTuple
+
+from core.errors import VitrineError
+from core.files import content_hash
+from core.workspace import Workspace
+from serving.funnel.runner import Funnel
+from serving.parts import Parts
+from serving.spec import FunnelSpec
+from serving.spec_file import spec_files
+
+
+@dataclass(frozen=True)
+class FunnelSet:
+    """All that a new spec or model replaces, as one value: a request takes it once and keeps it to its end."""
+
+    by_surface: Mapping[str, Funnel]
+    """The default one first."""
+    parts: Parts
+
+    @property
+    def default(self) -> Funnel:
+        """The funnel of surfaces that have no spec of their own."""
+        return next(iter(self.by_surface.values()))
+
+    @property
+    def specs(self) -> dict[str, FunnelSpec]:
+        """The specs by surface, the default one first."""
+        return {surface: funnel.spec for surface, funnel in self.by_surface.items()}
+
+    def of(self, surface: str) -> Funnel:
+        """The funnel that answers for a surface."""
+        return self.by_surface.get(surface, self.default)
+
+
+class Fingerprint(NamedTuple):
+    """Hashes of the files that say what serves."""
+
+    specs: str
+    models: str
+
+
+@dataclass
+class ServingFunnels:
+    """What serves right now."""
+
+    current: FunnelSet
+    started_from: Fingerprint
+    """Of the files, before the first funnels were built from them."""
+    spec_refused: str | None = None
+    """Why the spec files as they are do not serve; the ones before go on."""
+    models_refused: tuple[str, ...] = ()
+    """Parts of newer models that do not load; the ones before go on."""
+    asked: Event = field(default_factory=Event)
+    """Set to have the files read again at once."""
+    followers: list[Callable[[FunnelSet], None]] = field(default_factory=list)
+    """Told after each exchange: what follows the funnels from outside, such as metrics."""
+
+    def exchange(self, newer: FunnelSet) -> None:
+        """Puts `newer` in the place of `current`, in one step."""
+        self.current = newer
+        for follow in self.followers:
+            follow(newer)
+
+
+def fingerprint(workspace: Workspace, spec_path: Path | None) -> Fingerprint:
+    """What the files hold now; `spec_path` is None where the spec comes from no file."""
+    specs: tuple[Path, ...] = ()
+    if spec_path is not None:
+        try:
+            specs = spec_files(spec_path)
+        except VitrineError:
+            specs = (spec_path,)
+    kinds = ("retrieval", "first_stage", "second_stage")
+    pointers = [*(workspace.bundles / kind / "champion.json" for kind in kinds), workspace.index / "champion.json"]
+    # A first stage's vectors may be written after its pointer, and again for new posts.
+    vectors = sorted((workspace.index / "first_stage").glob("*/post_ids.npy"))
+    return Fingerprint(
+        content_hash([part for path in specs for part in (path.name, _content(path))]),
+        content_hash([*map(_content, pointers), *(f"{path} {_changed_at(path)}" for path in vectors)]),
+    )
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _changed_at(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
