@@ -85,6 +85,7 @@ def _serving(settings: Settings) -> Iterator[tuple[Runtime, Callable[[int], obje
     try:
         yield runtime, lambda user: feed.page(FeedRequest(user, now, limit=20))
     finally:
+        feed.close()
         served.close()
         runtime.close()
 
