@@ -254,6 +254,10 @@ bench: $(VENV)/.installed-dev ## speed and memory beside the stock way and the b
 	$(PY) -m benchmarks.train_speed $(QUICK)
 	$(PY) -m benchmarks.hash_tables $(QUICK)
 
+.PHONY: bench-serving
+bench-serving: $(VENV)/.installed-dev ## the request path at a million posts, after `make pipeline` (QUICK=--quick)
+	$(PY) -m benchmarks.serving $(QUICK)
+
 .PHONY: stop clean
 stop: ## stop the embedded Redis
 	@$(PY) -m feature_repo redis-stop

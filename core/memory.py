@@ -1,6 +1,7 @@
 """What the process does with memory that is freed."""
 
 import ctypes
+import gc
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -22,3 +23,13 @@ def keep_freed_memory() -> None:
         return
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def leave_loaded_objects_alone() -> None:
+    """Takes everything that is loaded by now out of garbage collection, for a process that serves from here on.
+
+    Libraries and models are millions of objects: a full collection over them stops every request for half a second,
+    and in a forked process it writes to, and so copies, memory that all processes share.
+    """
+    gc.collect()
+    gc.freeze()

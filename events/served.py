@@ -4,7 +4,6 @@ A SQLite file beside the journal. It is not part of the promise of durability th
 in a power cut costs the join of its events, nothing else, so writes do not wait for the disk.
 """
 
-import json
 import sqlite3
 import threading
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from events.sqlite_errors import mapped_errors
 
@@ -90,10 +90,10 @@ class ServedLog:
         cells = (
             page.request_id, page.visit_id, page.user_id, page.surface, page.country, page.language, page.device,
             _micros(page.requested_at), page.spec_version, page.model_versions,
-            json.dumps(page.degraded), np.array(page.positions, dtype="<i8").tobytes(),
+            _text(page.degraded), np.array(page.positions, dtype="<i8").tobytes(),
             np.array(page.post_ids, dtype="<i8").tobytes(), np.array(page.propensities, dtype="<f8").tobytes(),
             np.array([_micros(at) for at in page.ranked_at], dtype="<i8").tobytes(),
-            json.dumps(page.sources),
+            _text(page.sources),
         )  # fmt: skip
         query = f"INSERT OR REPLACE INTO pages ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
         with self._lock, mapped_errors("served log", self._path):
@@ -142,9 +142,13 @@ def _from_row(row: tuple[Any, ...]) -> ServedPage:
     for name, dtype in (("positions", "<i8"), ("post_ids", "<i8"), ("propensities", "<f8"), ("ranked_at", "<i8")):
         cells[name] = tuple(np.frombuffer(cells[name], dtype=dtype).tolist())
     cells["ranked_at"] = tuple(_instant(micros) for micros in cells["ranked_at"])
-    cells["degraded"] = tuple(json.loads(cells["degraded"]))
-    cells["sources"] = tuple(tuple(s) for s in json.loads(cells["sources"]))
+    cells["degraded"] = tuple(orjson.loads(cells["degraded"]))
+    cells["sources"] = tuple(tuple(s) for s in orjson.loads(cells["sources"]))
     return ServedPage(**cells)
+
+
+def _text(value: object) -> str:
+    return orjson.dumps(value).decode()
 
 
 def _instant(micros: int) -> datetime:

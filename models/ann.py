@@ -26,6 +26,8 @@ EXACT_BELOW = 100_000
 
 _faiss: Any = faiss  # for what its type hints describe wrongly
 MAX_IVF_TRAINING_POSTS = 200_000
+WIDTH_MULTIPLE = 16
+"""fp16 vectors of this many entries or its multiples are compared with AVX-512, of half of it with AVX2."""
 NUM_PROBES = 80
 """Lists searched, of about 2 sqrt(N): recall@500 is .99 or more from 100,000 to a million posts (decision 0016)."""
 
@@ -44,6 +46,27 @@ class IndexManifest:
     sha256: dict[str, str]
 
 
+@dataclass(frozen=True)
+class EligibleBits:
+    """Which posts of an index may be found, one bit each in the order of its `post_ids`, the lowest first."""
+
+    bits: NDArray[np.uint8]
+    count: int
+    """Bits that are set."""
+
+    @staticmethod
+    def of(eligible_N: NDArray[np.bool_]) -> "EligibleBits":
+        return EligibleBits(np.packbits(eligible_N, bitorder="little"), int(np.count_nonzero(eligible_N)))
+
+    def less(self, rows_M: NDArray[np.int64]) -> "EligibleBits":
+        """The same without the posts at these rows of the index."""
+        bits = self.bits.copy()
+        np.bitwise_and.at(bits, rows_M >> 3, ~np.left_shift(np.uint8(1), (rows_M & 7).astype(np.uint8)))
+        own = np.unique(rows_M)
+        num_cleared = int(np.count_nonzero(self.bits[own >> 3] >> (own & 7).astype(np.uint8) & 1))
+        return EligibleBits(bits, self.count - num_cleared)
+
+
 class PostIndex:
     """A loaded index: `search` gives the nearest posts. `centre_D` is what was taken from every vector."""
 
@@ -56,44 +79,52 @@ class PostIndex:
         self._centre_D = centre_D
 
     def search(
-        self, user_vectors_BD: NDArray[np.float32], k: int, eligible: NDArray[np.bool_] | None = None
+        self, user_vectors_BD: NDArray[np.float32], k: int, eligible: NDArray[np.bool_] | EligibleBits | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Post ids [B, K] and scores [B, K], best first; fewer posts than K are padded with -1 and -inf.
 
         `eligible` [N], in the order of `post_ids`, leaves out the posts where it is False. An inverted file then
         scans more lists, as many more as posts are left out, all of them for a rare kind.
         """
+        rows, scores = self.search_rows(user_vectors_BD, k, eligible)
+        if not len(self.post_ids):
+            return np.full_like(rows, -1), scores
+        return np.where(rows >= 0, self.post_ids[np.maximum(rows, 0)], -1), scores
+
+    def search_rows(
+        self, user_vectors_BD: NDArray[np.float32], k: int, eligible: NDArray[np.bool_] | EligibleBits | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The same with rows of `post_ids` in the place of post ids."""
         if user_vectors_BD.ndim != 2 or user_vectors_BD.shape[1] != self.manifest.dim:
             raise ValueError(f"user vectors have shape {user_vectors_BD.shape}; expected [B, {self.manifest.dim}]")
-        if eligible is not None and (eligible.shape != self.post_ids.shape or eligible.dtype != np.bool_):
-            raise ValueError(
-                f"eligible is {eligible.dtype} {eligible.shape}; expected one bool per post, {self.post_ids.shape}"
-            )
+        if isinstance(eligible, np.ndarray):
+            if eligible.shape != self.post_ids.shape or eligible.dtype != np.bool_:
+                raise ValueError(
+                    f"eligible is {eligible.dtype} {eligible.shape}; expected one bool per post, {self.post_ids.shape}"
+                )
+            eligible = EligibleBits.of(eligible)
         queries_BD = np.ascontiguousarray(user_vectors_BD, dtype=np.float32)
-        scores, rows = self._index.search(queries_BD, k, params=self._parameters(eligible))
-        if not len(self.post_ids):
-            return np.full_like(rows, -1), np.full_like(scores, -np.inf)
-        is_found = rows >= 0
-        ids = np.where(is_found, self.post_ids[np.maximum(rows, 0)], -1)
+        scores, rows = self._index.search(padded(queries_BD, self._index.d), k, params=self._parameters(eligible))
         if self._centre_D is not None:
             scores += (queries_BD @ self._centre_D)[:, None]
-        return ids, np.where(is_found, scores, -np.inf).astype(np.float32)
+        return rows, np.where(rows >= 0, scores, -np.inf).astype(np.float32)
 
     def with_added(self, post_ids: NDArray[np.int64], vectors_ND: NDArray[np.float32]) -> "PostIndex":
         """A copy in memory that holds more posts; an inverted file keeps its lists. This index stays as it is."""
-        index = faiss.clone_index(self._index)
+        # A clone of a mapped index is mapped as well, and adding to it ends the process.
+        index = faiss.deserialize_index(faiss.serialize_index(self._index))
         vectors = vectors_ND if self._centre_D is None else vectors_ND - self._centre_D
-        index.add(np.ascontiguousarray(vectors, dtype=np.float32))
+        index.add(padded(np.ascontiguousarray(vectors, dtype=np.float32), index.d))
         ids = np.concatenate([self.post_ids, np.asarray(post_ids, dtype=np.int64)])
         return PostIndex(replace(self.manifest, count=len(ids)), index, ids, self._centre_D)
 
-    def _parameters(self, eligible: NDArray[np.bool_] | None) -> Any:
+    def _parameters(self, eligible: EligibleBits | None) -> Any:
         if eligible is None:
             return None
-        selector = _faiss.IDSelectorBitmap(np.packbits(eligible, bitorder="little"))
+        selector = _faiss.IDSelectorBitmap(eligible.bits)
         if not self.manifest.num_probes:
             return _faiss.SearchParameters(sel=selector)
-        share = max(int(np.count_nonzero(eligible)), 1) / len(eligible)
+        share = max(eligible.count, 1) / len(self.post_ids)
         probes = min(self._index.nlist, int(np.ceil(self.manifest.num_probes / share)))
         return _faiss.SearchParametersIVF(sel=selector, nprobe=probes)
 
@@ -156,6 +187,9 @@ def _build(vectors_ND: NDArray[np.float32], exact_below: int) -> tuple[Any, str,
 def _inverted_file(vectors_ND: NDArray[np.float32], lists: int, num_probes: int) -> Any:
     """Lists of posts that are near each other (by distance), searched by the inner product with their middle."""
     count, dim = vectors_ND.shape
+    # A tower's vector and its bias are an odd number, for which FAISS has no vector instructions.
+    dim = -(-dim // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+    vectors_ND = padded(vectors_ND, dim)
     middles = faiss.IndexFlatL2(dim)
     index = faiss.IndexIVFScalarQuantizer(
         middles, dim, lists, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
@@ -214,14 +248,27 @@ def load_index(path: Path, bundle_id: str) -> PostIndex:
                 f"index {manifest.index_id} was made by bundle {manifest.bundle_id}, the loaded retrieval model is "
                 f"{bundle_id}; run `python -m training index`"
             )
-        post_ids = np.load(path / "post_ids.npy", allow_pickle=False)
+        post_ids = np.asarray(
+            np.load(path / "post_ids.npy", mmap_mode="r" if manifest.count else None, allow_pickle=False)
+        )
         has_centre = "centre.npy" in manifest.sha256
         centre_D = np.load(path / "centre.npy", allow_pickle=False) if has_centre else None
-        index = faiss.read_index(str(path / "index.faiss"))
+        index = _mapped(path / "index.faiss")
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise BundleError(f"index at {path} cannot be read ({error}); run `python -m training index`") from error
-    if index.ntotal != manifest.count or len(post_ids) != manifest.count or index.d != manifest.dim:
+    if index.ntotal != manifest.count or len(post_ids) != manifest.count or index.d < manifest.dim:
         raise BundleError(
             f"index {manifest.index_id} holds {index.ntotal} posts of {index.d}, manifest says {manifest.count}"
         )
     return PostIndex(manifest, index, post_ids, centre_D)
+
+
+def padded(vectors_ND: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
+    """The vectors with zeros behind, [N, dim]; inner products and distances stay as they are."""
+    missing = dim - vectors_ND.shape[1]
+    return np.pad(vectors_ND, ((0, 0), (0, missing))) if missing else vectors_ND
+
+
+def _mapped(path: Path) -> Any:
+    """The index with its vectors left in the file, which all processes share; it cannot be added to."""
+    return _faiss.read_index(str(path), _faiss.IO_FLAG_MMAP_IFC)

@@ -66,6 +66,10 @@ class PlainTables(nn.Module):
                 pooled[name] = F.embedding(rows_BL[:, 0].clamp(min=0), self.weight(name)) * present_B1
                 continue
             present_BL = rows_BL >= 0
+            if len(rows_BL) == 1:  # one user of a request: a bag's bookkeeping would cost more than its sum
+                found_MD = F.embedding(rows_BL[present_BL], self.weight(name))
+                pooled[name] = found_MD.sum(0, keepdim=True) / max(len(found_MD), 1)
+                continue
             offsets_B = present_BL.sum(1).cumsum(0).roll(1)
             offsets_B[:1] = 0
             pooled[name] = F.embedding_bag(rows_BL[present_BL].long(), self.weight(name), offsets_B, mode="mean")

@@ -158,17 +158,17 @@ def _encode_sequence(feature: Feature, values: NDArray[Any], known: IdRows | Non
 def _encode_embedding(feature: Feature, values: NDArray[Any]) -> NDArray[np.float32]:
     if values.ndim != 2 or values.shape[1] != feature.dim:
         raise ValueError(f"column {feature.name} has shape {values.shape}, expected [N, {feature.dim}]")
-    scaled: NDArray[np.float32] = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0) / np.float32(
-        feature.std
-    )
+    floats: NDArray[np.float32] = values.astype(np.float32, copy=False)
+    finite: NDArray[np.float32] = np.where(np.isfinite(floats), floats, 0.0).astype(np.float32, copy=False)
+    scaled: NDArray[np.float32] = finite / np.float32(feature.std)
     return scaled
 
 
 def _num_rows(names: Sequence[str], columns: Columns) -> int:
-    lengths = {name: len(columns[name]) for name in names}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"columns differ in rows: {lengths}")
-    return next(iter(lengths.values()), 1)
+    found = {len(columns[name]) for name in names}
+    if len(found) > 1:
+        raise ValueError(f"columns differ in rows: { {name: len(columns[name]) for name in names} }")
+    return next(iter(found), 1)
 
 
 def encode(spec: FeatureSpec, side: Side, columns: Columns) -> EncodedSide:

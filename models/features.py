@@ -150,10 +150,14 @@ class FeatureSpec:
 
     def side(self, side: Side, kind: Kind | None = None) -> tuple[Feature, ...]:
         """Features of one side, optionally of one kind; numerics come grouped by transform."""
-        found = [f for f in self.features if f.side == side and kind in (None, f.kind)]
-        if kind == "numeric":
-            found.sort(key=lambda f: get_args(Transform).index(f.transform))
-        return tuple(found)
+        key = f"side {side} {kind}"  # every forward pass asks
+        if key not in self.memo:
+            found = [f for f in self.features if f.side == side and kind in (None, f.kind)]
+            if kind == "numeric":
+                found.sort(key=lambda f: get_args(Transform).index(f.transform))
+            self.memo[key] = tuple(found)
+        chosen: tuple[Feature, ...] = self.memo[key]
+        return chosen
 
     def columns(self, side: Side) -> tuple[str, ...]:
         """Names of the columns that one side reads, each once."""

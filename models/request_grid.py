@@ -15,8 +15,8 @@ class RequestGrid:
 
     request_of: Tensor
     """[B] request of each post."""
-    slot: Tensor
-    """[B] place of each post in the grid, lines first."""
+    slot: Tensor | None
+    """[B] place of each post in the grid, lines first; None where one request's posts fill its only line in order."""
     request_of_line: Tensor | None
     """[P] request of each line; None where the lines are the requests."""
     num_lines: int
@@ -24,6 +24,8 @@ class RequestGrid:
 
     def repeat(self, requests: Tensor) -> Tensor:
         """[R, ...] to [B, ...]."""
+        if self.slot is None:
+            return requests.expand(self.num_columns, *requests.shape[1:])
         return requests.index_select(0, self.request_of)
 
     def lines(self, requests: Tensor) -> Tensor:
@@ -32,12 +34,14 @@ class RequestGrid:
 
     def spread(self, posts: Tensor) -> Tensor:
         """[B, ...] to [P, C, ...], zeros where no post is."""
+        if self.slot is None:
+            return posts.unsqueeze(0)
         empty = posts.new_zeros(self.num_lines * self.num_columns, *posts.shape[1:])
         return empty.index_copy(0, self.slot, posts).view(self.num_lines, self.num_columns, *posts.shape[1:])
 
     def collect(self, grid: Tensor) -> Tensor:
         """[P, C, ...] to [B, ...]."""
-        return grid.flatten(0, 1).index_select(0, self.slot)
+        return grid[0] if self.slot is None else grid.flatten(0, 1).index_select(0, self.slot)
 
 
 def request_grid(request_B: Tensor | None, num_requests: int, num_posts: int) -> RequestGrid:
@@ -48,6 +52,8 @@ def request_grid(request_B: Tensor | None, num_requests: int, num_posts: int) ->
     if request_B is None:
         if num_requests not in (1, num_posts):
             raise ValueError(f"{num_requests} users for {num_posts} posts; say which post is whose (user_of)")
+        if num_requests == 1 and num_posts:
+            return RequestGrid(torch.zeros(num_posts, dtype=torch.int64), None, None, 1, num_posts)
         request_B = torch.arange(num_posts) if num_requests == num_posts else torch.zeros(num_posts, dtype=torch.int64)
     device = request_B.device
     counts_R = torch.bincount(request_B, minlength=num_requests)

@@ -172,6 +172,7 @@ def support(
 def serve(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port; default VITRINE_PORT.")] = None,
     host: Annotated[str | None, typer.Option(help="Address; default VITRINE_HOST.")] = None,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that share the port.")] = 1,
 ) -> None:
     """Starts the HTTP service and the page."""
     from serving.serve import serve as run
@@ -180,7 +181,7 @@ def serve(
     settings = Settings().model_copy(update=given)
     configure_logs(settings.log_level, settings.log_format)
     console.print(f"feed and page on http://{settings.host}:{settings.port}/ (stop with Ctrl-C)")
-    run(settings)
+    run(settings, workers)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
 
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -32,6 +33,8 @@ from serving.security import is_loopback
 from serving.time_limits import TimeLimits
 from serving.tracing import TracedCalls
 
+REQUEST_THREADS = 4
+"""Calls but feeds that a process works on at once; the others wait their turn. Some wait for Redis or the disk."""
 PAGE_FOLDER = Path(__file__).parent / "page"
 
 
@@ -56,6 +59,9 @@ def create_app(runtime: Runtime) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # What answers in threads is work, not waiting: more of them than can run at once would only take turns at the
+        # interpreter. Feeds have limits of their own.
+        current_default_thread_limiter().total_tokens = REQUEST_THREADS
         now = runtime.clock.now()
         served.prune(now)
         feed.explanations.trim(now.timestamp())

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from core.clock import Clock
 from serving.funnel.eligibility import Eligibility
+from serving.funnel.eligible import EligiblePosts, SharedCodes
 from serving.funnel.request import FeedRequest
 from serving.funnel.sources.base import Found, best_eligible, first_eligible
 from serving.funnel.sources.ranked_lists import PopularSource, TrendingSource
@@ -78,7 +79,7 @@ class Browse:
         none = np.empty(0, dtype=np.int64)
         return RequestState(
             FeedRequest(UNKNOWN, at), at.timestamp(), self._snapshot, UNKNOWN, *codes, Controls(none, none), None,
-            eligibility, np.random.default_rng(0),
+            eligibility, EligiblePosts(SharedCodes(eligibility), none), np.random.default_rng(0),
         )  # fmt: skip
 
 

@@ -1,11 +1,16 @@
 """Runs the service with uvicorn."""
 
 import signal
+import socket
+from functools import partial
 from time import monotonic
 
 import uvicorn
+from fastapi import FastAPI
 
+from core.errors import ConfigError
 from core.logs import logger
+from core.memory import leave_loaded_objects_alone
 from core.settings import Settings
 from serving.api_keys import read_keys
 from serving.app import create_app
@@ -14,10 +19,11 @@ from serving.feature_guard import GuardedReader
 from serving.funnel.ports import FeatureReader
 from serving.parts import open_reader
 from serving.security import require_keys_beyond_loopback
+from serving.workers import run_workers
 
 
-def serve(settings: Settings, reader: FeatureReader | None = None) -> None:
-    """Serves until it is told to stop; SIGHUP reads specs and models again.
+def serve(settings: Settings, workers: int = 1, reader: FeatureReader | None = None) -> None:
+    """Serves in `workers` processes until told to stop; SIGHUP reads specs and models again.
 
     `reader`: another feature store than the workspace's. Raises ConfigError before listening where keys are missing.
     """
@@ -28,11 +34,29 @@ def serve(settings: Settings, reader: FeatureReader | None = None) -> None:
             "no API keys: every program of this machine may read every feed and post events; "
             "`python -m serving keys add NAME --role read` makes the first key, and from then on one is needed"
         )
+    if workers > 1 and reader is not None:
+        raise ConfigError("a feature store that is given is open already and serves one process; leave workers at 1")
+    if workers == 1:
+        serve_one(settings, reader=reader)
+    else:
+        run_workers(workers, settings.host, settings.port, partial(serve_one, settings, reader=reader))
+
+
+def serve_one(
+    settings: Settings, listener: socket.socket | None = None, *, reader: FeatureReader | None = None
+) -> None:
+    """Serves in this process, on `listener` where the port is shared. Everything is opened here."""
     reader = reader or open_reader(settings.workspace, settings.feature_seconds)
     runtime = build_runtime(settings, reader=GuardedReader(reader, monotonic), is_live=True)
     signal.signal(signal.SIGHUP, lambda *_: runtime.funnels.asked.set())
-    app = create_app(runtime)
-    uvicorn.run(
+    server = uvicorn.Server(uvicorn_config(create_app(runtime), settings))
+    leave_loaded_objects_alone()
+    server.run(None if listener is None else [listener])
+
+
+def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """How the service speaks HTTP."""
+    return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,

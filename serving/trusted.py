@@ -118,11 +118,14 @@ class TrustedFiles:
             raise BundleError(
                 f"{folder}: vectors are {vectors.shape} for {len(post_ids)} posts; run `python -m training index`"
             )
+        has_vector = np.zeros(len(self._catalogue), dtype=np.bool_)
+        if len(post_ids) and np.array_equal(post_ids, self._catalogue.post_ids[: len(post_ids)]):
+            has_vector[: len(post_ids)] = True
+            return VectorRanker(bundle, vectors, has_vector)  # the file as it lies, shared among processes
         rows = self._catalogue.rows_of(post_ids)
         is_known = rows != UNKNOWN
         by_row = np.zeros((len(self._catalogue), vectors.shape[1]), dtype=np.float32)
         by_row[rows[is_known]] = vectors[is_known]
-        has_vector = np.zeros(len(self._catalogue), dtype=np.bool_)
         has_vector[rows[is_known]] = True
         return VectorRanker(bundle, by_row, has_vector)
 
@@ -143,6 +146,6 @@ def _pointed(part: str, pointer: Path, key: str, command: str) -> tuple[str, ...
 
 def _array(path: Path) -> NDArray[Any]:
     try:
-        return np.asarray(np.load(path, allow_pickle=False))
+        return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
     except (OSError, ValueError) as error:
         raise BundleError(f"{path} cannot be read ({error}); run `python -m training index`") from error

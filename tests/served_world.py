@@ -49,7 +49,7 @@ for _ in sys.stdin:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         settings = Settings()
         configure_logs(settings.log_level, settings.log_format)
-        serve(settings, BrokenReader(StoreUnavailableError("no feature store in this test")))
+        serve(settings, reader=BrokenReader(StoreUnavailableError("no feature store in this test")))
     print(pid, flush=True)
 """
 TOWERS = TowerConfig(dim=8, hidden=(8,))

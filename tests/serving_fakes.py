@@ -18,6 +18,7 @@ from feature_repo.catalog import ALL_VIEWS
 from feature_repo.columns import Columns, null_columns
 from serving.bootstrap import Runtime, build_funnels
 from serving.feature_log import FeatureLog
+from serving.funnel.eligible import EligiblePosts
 from serving.funnel.first_stage import VectorRanker
 from serving.funnel.source_pool import SourcePool
 from serving.funnels import ServingFunnels, fingerprint
@@ -175,9 +176,9 @@ class ExactSearch:
         self.catalogue = catalogue
 
     def search(
-        self, vector_D: NDArray[np.float32], k: int, is_eligible_P: NDArray[np.bool_]
+        self, vector_D: NDArray[np.float32], k: int, eligible: EligiblePosts
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        is_eligible_P = is_eligible_P[: len(self.catalogue)]  # a live catalogue has room behind
+        is_eligible_P = eligible.mask()[: len(self.catalogue)]  # a live catalogue has room behind
         scores = np.where(is_eligible_P, self.catalogue.content @ vector_D, -np.inf).astype(np.float64)
         rows = np.argsort(-scores, kind="stable")[:k]
         rows = rows[np.isfinite(scores[rows])]

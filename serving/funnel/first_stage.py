@@ -21,9 +21,13 @@ class VectorRanker:
     """The first-stage bundle's user side over the post vectors that were computed beside the index."""
 
     def __init__(self, tower: UserTower, vectors_PD: NDArray[np.float32], has_vector_P: NDArray[np.bool_]) -> None:
-        """Vectors by catalogue row; `has_vector_P` is False where the post came after they were computed."""
+        """Vectors by catalogue row; `has_vector_P` is False where the post came after they were computed.
+
+        `vectors_PD` may end before the catalogue does, where it is a file that processes share.
+        """
         self._tower = tower
         self._vectors = vectors_PD
+        self._newer = np.zeros((len(has_vector_P) - len(vectors_PD), vectors_PD.shape[1]), dtype=np.float32)
         self._has_vector = has_vector_P
 
     @property
@@ -37,7 +41,9 @@ class VectorRanker:
 
     def put(self, rows: NDArray[np.int64], vectors_ND: NDArray[np.float32]) -> None:
         """Vectors of posts that were written after the others were computed."""
-        self._vectors[rows] = vectors_ND
+        is_newer = rows >= len(self._vectors)
+        self._vectors[rows[~is_newer]] = vectors_ND[~is_newer]
+        self._newer[rows[is_newer] - len(self._vectors)] = vectors_ND[is_newer]
         self._has_vector[rows] = True
 
     def scores(self, state: RequestState, rows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -45,8 +51,16 @@ class VectorRanker:
         if state.user is None:
             raise FeatureStoreError("the first stage needs the user's features")
         user_D = user_vector(self._tower, state.user)
-        scores = (self._vectors[rows] @ user_D).astype(np.float64)
+        scores = (self._vectors_of(rows) @ user_D).astype(np.float64)
         has_vector = self._has_vector[rows]
         if has_vector.any() and not has_vector.all():
             scores[~has_vector] = np.median(scores[has_vector])
         return np.asarray(scores)
+
+    def _vectors_of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        is_newer = rows >= len(self._vectors)
+        if not is_newer.any():
+            return self._vectors[rows]
+        vectors = self._vectors[np.where(is_newer, 0, rows)]
+        vectors[is_newer] = self._newer[rows[is_newer] - len(self._vectors)]
+        return vectors

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.columns import Columns
+from serving.funnel.eligible import EligiblePosts
 from serving.funnel.request import StageReport
 from serving.funnel.state import Controls, RequestState
 
@@ -40,7 +41,7 @@ class VectorSearch(Protocol):
     """Nearest posts of one vector among the eligible rows of the catalogue."""
 
     def search(
-        self, vector_D: NDArray[np.float32], k: int, is_eligible_P: NDArray[np.bool_]
+        self, vector_D: NDArray[np.float32], k: int, eligible: EligiblePosts
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Catalogue rows and scores, best first, at most `k`."""
         ...

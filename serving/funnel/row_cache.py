@@ -52,16 +52,22 @@ class RowCache:
         unique, place = np.unique(ids, return_inverse=True)
         with self._lock:
             held = self._lookup(unique, now_seconds)
-            hits = {name: values[held[held >= 0]] for name, values in self._columns.items()}
+            is_held = held >= 0
+            num_held = int(np.count_nonzero(is_held))
             self.counts.num_asked += len(unique)
-            self.counts.num_hits += int((held >= 0).sum())
-        missing = unique[held < 0]
-        if len(missing) == 0 and hits:
-            return {name: values[place] for name, values in hits.items()}
+            self.counts.num_hits += num_held
+            if num_held == len(unique) and self._columns:
+                slots = held[place]
+                return {name: values[slots] for name, values in self._columns.items()}
+            slots = held[is_held]
+            hits = {name: values[slots] for name, values in self._columns.items()}
+        missing = unique[~is_held]
         fresh = read(missing)
         with self._lock:
             self._insert(missing, fresh, now_seconds)
-        return {name: _scatter(values, hits.get(name), held)[place] for name, values in fresh.items()}
+        # Held rows first, then fresh ones: where each of `unique` lies among both.
+        among = np.where(is_held, np.cumsum(is_held) - 1, num_held + np.cumsum(~is_held) - 1)[place]
+        return {name: _joined(hits.get(name), values)[among] for name, values in fresh.items()}
 
     def read_at(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
         """Instant at which each id's row was read, as `gather` was told it, -inf where none is held, [N]."""
@@ -131,11 +137,5 @@ class RowCache:
                 self._columns[name] = np.concatenate([column, np.zeros((more, *values.shape[1:]), dtype=values.dtype)])
 
 
-def _scatter(fresh: NDArray[Any], held: NDArray[Any] | None, slots: NDArray[np.int64]) -> NDArray[Any]:
-    """Fresh and held rows in one array, each in its place."""
-    if held is None or len(held) == 0:
-        return fresh
-    whole = np.empty((len(slots), *fresh.shape[1:]), dtype=fresh.dtype)
-    whole[slots < 0] = fresh
-    whole[slots >= 0] = held
-    return whole
+def _joined(held: NDArray[Any] | None, fresh: NDArray[Any]) -> NDArray[Any]:
+    return fresh if held is None or len(held) == 0 else np.concatenate([held, fresh])

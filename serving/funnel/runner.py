@@ -15,6 +15,7 @@ from core.errors import DeadlineError, FeatureStoreError, StoreUnavailableError,
 from serving.funnel.budget import Budget
 from serving.funnel.candidates import Candidates, best_first
 from serving.funnel.eligibility import Eligibility
+from serving.funnel.eligible import nothing_eligible
 from serving.funnel.features import FunnelFeatures, request_columns
 from serving.funnel.ports import ControlsReader, HeavyRanker, LightRanker, Observer
 from serving.funnel.request import FeedRequest, Slate, StageReport
@@ -127,7 +128,7 @@ class Funnel:
         none = np.empty(0, dtype=np.int64)
         state = RequestState(
             request, at_seconds, self.snapshot, user_row, language_code, country_code,
-            Controls(none, none), None, np.empty(0, dtype=np.uint8),
+            Controls(none, none), None, *nothing_eligible(),
             np.random.default_rng([self._seed, request.request_id]), budget=Budget(self._deadlines),
         )  # fmt: skip
         try:
@@ -137,10 +138,11 @@ class Funnel:
         if is_ranked:
             state.user = self._user_columns(state)
         excluded = catalogue.rows_of(np.array(request.exclude_post_ids, dtype=np.int64))
-        state.eligibility, yielded = self._eligibility.codes(
+        verdict = self._eligibility.judge(
             language_code, country_code, state.controls, excluded[excluded != UNKNOWN], at_seconds
         )
-        state.notes += [f"{preference} preference yielded: too few posts" for preference in yielded]
+        state.eligibility, state.eligible = verdict.codes, verdict.eligible
+        state.notes += [f"{preference} preference yielded: too few posts" for preference in verdict.yielded]
         return state
 
     def _place(self, request: FeedRequest, user_row: int) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from feature_repo.columns import Columns
 from serving.funnel.budget import Budget
+from serving.funnel.eligible import EligiblePosts
 from serving.funnel.request import FeedRequest
 from serving.snapshot import Snapshot
 
@@ -41,6 +42,8 @@ class RequestState:
     user: Columns | None
     eligibility: NDArray[np.uint8]
     """Code of the reason that keeps each post of the catalogue out, 0 where none does, [P]."""
+    eligible: EligiblePosts
+    """The same as a set, for a search over the whole catalogue."""
     rng: np.random.Generator
     degraded: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

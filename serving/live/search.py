@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.logs import logger
+from serving.funnel.eligible import EligiblePosts
 from serving.funnel.ports import VectorSearch
 
 MERGE_AT = 10_000
@@ -59,16 +60,14 @@ class LiveSearch:
             self._merger.join()
 
     def search(
-        self, vector_D: NDArray[np.float32], k: int, is_eligible_P: NDArray[np.bool_]
+        self, vector_D: NDArray[np.float32], k: int, eligible: EligiblePosts
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Catalogue rows and scores, best first, at most `k`."""
         main, rows_M, vectors_MD = self._parts
         if not len(rows_M):
-            return main.search(vector_D, k, is_eligible_P)
-        of_main = is_eligible_P.copy()
-        of_main[rows_M] = False
-        rows, scores = main.search(vector_D, k, of_main)
-        may = is_eligible_P[rows_M]
+            return main.search(vector_D, k, eligible)
+        rows, scores = main.search(vector_D, k, eligible.less(rows_M))
+        may = eligible.among(rows_M)
         rows = np.concatenate([rows, rows_M[may]])
         scores = np.concatenate([scores, (vectors_MD @ vector_D)[may].astype(np.float64)])
         best = np.argsort(-scores, kind="stable")[:k]

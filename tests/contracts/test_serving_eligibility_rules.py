@@ -30,7 +30,8 @@ def rules(request):
 
 
 def test_every_post_has_one_known_reason(rules):
-    codes, yielded = rules.codes(1, 0, CONTROLS, np.array([40]), NOW)
+    verdict = rules.judge(1, 0, CONTROLS, np.array([40]), NOW)
+    codes, yielded = verdict.codes, verdict.yielded
     assert codes.shape == (len(CATALOGUE),)
     assert codes.dtype == np.uint8
     assert codes.max() < len(REASONS)
@@ -38,7 +39,7 @@ def test_every_post_has_one_known_reason(rules):
 
 
 def test_wishes_of_the_user_count_whatever_yields(rules):
-    codes, _ = rules.codes(1, 0, CONTROLS, np.array([40]), NOW)
+    codes = rules.judge(1, 0, CONTROLS, np.array([40]), NOW).codes
     barred = [CONTROLS.seen_rows, CONTROLS.hidden_rows, CATALOGUE.creator_rows(3), np.array([40])]
     barred.append(np.flatnonzero(CATALOGUE.topic_ids == 4))
     assert np.all(codes[np.concatenate(barred)] != 0)
@@ -46,17 +47,18 @@ def test_wishes_of_the_user_count_whatever_yields(rules):
 
 
 def test_nothing_of_one_request_stays_for_the_next(rules):
-    fresh, _ = rules.codes(1, 0, Controls(NONE, NONE), NONE, NOW)
-    rules.codes(1, 0, CONTROLS, np.arange(100), NOW)
-    again, _ = rules.codes(1, 0, Controls(NONE, NONE), NONE, NOW)
+    fresh = rules.judge(1, 0, Controls(NONE, NONE), NONE, NOW).codes
+    rules.judge(1, 0, CONTROLS, np.arange(100), NOW)
+    again = rules.judge(1, 0, Controls(NONE, NONE), NONE, NOW).codes
     assert np.array_equal(fresh, again)
     fresh[:] = 9
-    assert np.array_equal(rules.codes(1, 0, Controls(NONE, NONE), NONE, NOW)[0], again)
+    assert np.array_equal(rules.judge(1, 0, Controls(NONE, NONE), NONE, NOW).codes, again)
 
 
 def test_a_preference_lets_no_more_through_than_none(rules):
-    matched, yielded = rules.codes(1, 0, CONTROLS, NONE, NOW)
-    anybody, _ = rules.codes(-1, -1, CONTROLS, NONE, NOW)
+    verdict = rules.judge(1, 0, CONTROLS, NONE, NOW)
+    matched, yielded = verdict.codes, verdict.yielded
+    anybody = rules.judge(-1, -1, CONTROLS, NONE, NOW).codes
     if not yielded:
         assert np.all(anybody[matched == 0] == 0)
     assert (matched == 0).sum() <= (anybody == 0).sum()
@@ -67,5 +69,5 @@ def test_an_empty_catalogue_is_an_empty_answer():
         f.name: getattr(CATALOGUE, f.name)[:0] for f in fields(CATALOGUE)
         if isinstance(getattr(CATALOGUE, f.name), np.ndarray)
     }  # fmt: skip
-    codes, _ = Eligibility(EligibilitySpec(), replace(CATALOGUE, **arrays)).codes(1, 0, Controls(NONE, NONE), NONE, NOW)
-    assert len(codes) == 0
+    rules = Eligibility(EligibilitySpec(), replace(CATALOGUE, **arrays))
+    assert len(rules.judge(1, 0, Controls(NONE, NONE), NONE, NOW).codes) == 0

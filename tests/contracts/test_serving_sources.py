@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from serving.bootstrap import make_funnel
+from serving.funnel.eligible import EligiblePosts, SharedCodes
 from serving.funnel.request import FeedRequest
 from serving.funnel.sources.history import HistorySource
 from serving.funnel.sources.newest import FollowedSource, FreshSource
@@ -76,6 +77,7 @@ def test_source_brings_something_to_a_user_with_a_past(name):
 def test_source_survives_a_catalogue_where_nothing_is_eligible(name):
     state = state_of(1)
     state.eligibility[:] = 1
+    state.eligible = EligiblePosts(SharedCodes(state.eligibility), np.empty(0, dtype=np.int64))
     assert len(make_source(name, 50).find(state).rows) == 0
 
 

@@ -14,6 +14,7 @@ from core.schema import CANDIDATES, REQUESTS
 from events.log import replace_all
 from models.ann import load_index, write_index
 from serving.draw_candidates import DrawPlan, draw, draw_spec
+from serving.funnel.eligible import EligiblePosts, SharedCodes
 from serving.spec_file import load_spec
 from serving.vector_search import IndexSearch
 from tests.serving_fakes import (
@@ -26,6 +27,8 @@ from tests.serving_fakes import (
     make_spec,
     without,
 )
+
+NONE = np.empty(0, dtype=np.int64)
 
 
 @pytest.fixture
@@ -146,13 +149,29 @@ def test_search_finds_the_best_eligible_posts_of_a_rare_language(tmp_path):
     manifest = write_index(tmp_path, catalogue.post_ids, vectors, "bundle-1", AS_OF)
     search = IndexSearch(load_index(tmp_path / manifest.index_id, "bundle-1"), catalogue)
     is_eligible = catalogue.language_codes == 0
+    shared = SharedCodes((~is_eligible).astype(np.uint8))
     query = np.random.default_rng(3).standard_normal(vectors.shape[1]).astype(np.float32)
-    rows, scores = search.search(query, 40, is_eligible)
+    rows, scores = search.search(query, 40, EligiblePosts(shared, NONE))
     truth = np.where(is_eligible, vectors @ query, -np.inf)
     assert np.all(is_eligible[rows])
     assert np.all(np.diff(scores) <= 0)
     assert rows.tolist() == np.argsort(-truth)[:40].tolist()
-    assert len(search.search(query, 1000, is_eligible)[0]) == int(is_eligible.sum())
+    assert len(search.search(query, 1000, EligiblePosts(shared, NONE))[0]) == int(is_eligible.sum())
+
+
+@pytest.mark.parametrize("exact_below", [100, 10_000])
+def test_a_requests_own_exclusions_leave_its_search_and_no_other(tmp_path, exact_below):
+    catalogue = make_catalogue(3000)
+    manifest = write_index(tmp_path, catalogue.post_ids, catalogue.content, "bundle-1", AS_OF, exact_below)
+    search = IndexSearch(load_index(tmp_path / manifest.index_id, "bundle-1"), catalogue)
+    shared = SharedCodes((catalogue.language_codes != 0).astype(np.uint8))
+    everything, _ = search.search(catalogue.content[0], 3000, EligiblePosts(shared, NONE))
+    assert sorted(everything.tolist()) == np.flatnonzero(shared.codes == 0).tolist()
+    # Neighbours share a byte of the mask; one is given twice, and some were not eligible anyway.
+    excluded = np.concatenate([np.arange(0, 640), np.arange(10, 12), everything[-5:]])
+    found, _ = search.search(catalogue.content[0], 3000, EligiblePosts(shared, excluded))
+    assert set(found.tolist()) == set(everything.tolist()) - set(excluded.tolist())
+    assert search.search(catalogue.content[0], 3000, EligiblePosts(shared, NONE))[0].tolist() == everything.tolist()
 
 
 def test_search_leaves_out_posts_that_the_catalogue_does_not_know(tmp_path):
@@ -160,9 +179,9 @@ def test_search_leaves_out_posts_that_the_catalogue_does_not_know(tmp_path):
     strangers = replace(catalogue, post_ids=catalogue.post_ids + 100)
     manifest = write_index(tmp_path, catalogue.post_ids, catalogue.content, "bundle-1", AS_OF)
     search = IndexSearch(load_index(tmp_path / manifest.index_id, "bundle-1"), strangers)
-    rows, _ = search.search(catalogue.content[0], 200, np.ones(200, dtype=np.bool_))
+    rows, _ = search.search(catalogue.content[0], 200, EligiblePosts(SharedCodes(np.zeros(200, dtype=np.uint8)), NONE))
     assert 0 < len(rows) < 200
     known = set(catalogue.post_ids.tolist())
     assert all(int(i) in known for i in strangers.post_ids[rows])
-    nothing, _ = search.search(catalogue.content[0], 20, np.zeros(200, dtype=np.bool_))
+    nothing, _ = search.search(catalogue.content[0], 20, EligiblePosts(SharedCodes(np.ones(200, dtype=np.uint8)), NONE))
     assert len(nothing) == 0

@@ -35,10 +35,10 @@ class GatedSearch(ExactSearch):
         self.gate = threading.Event()
         self.num_calls = 0
 
-    def search(self, vector_D, k, is_eligible_P):
+    def search(self, vector_D, k, eligible):
         self.num_calls += 1
         self.gate.wait(LONG)
-        return super().search(vector_D, k, is_eligible_P)
+        return super().search(vector_D, k, eligible)
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_on_time_a_source_on_a_thread_brings_what_it_brings_without_one(opened):
 @pytest.mark.parametrize("pool", ["shared", None])
 def test_a_source_with_a_fault_costs_the_feed_only_that_source(opened, pool, capsys):
     class Faulty:
-        def search(self, vector_D, k, is_eligible_P):
+        def search(self, vector_D, k, eligible):
             raise IndexError("off by one")
 
     slate = ask(opened(spec_with(), pool=pool, search=Faulty()))

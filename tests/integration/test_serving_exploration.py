@@ -102,7 +102,7 @@ def test_a_muted_topic_can_be_let_through_on_a_surface(runtime):
     catalogue = runtime.snapshot.catalogue
     for is_hidden in (True, False):
         spec = make_spec(eligibility={"hide_muted_topics": is_hidden, "min_pool": 0}).eligibility
-        codes, _ = Eligibility(spec, catalogue).codes(1, 0, muting, none, AS_OF.timestamp())
+        codes = Eligibility(spec, catalogue).judge(1, 0, muting, none, AS_OF.timestamp()).codes
         assert ((codes == 0) & (catalogue.topic_ids == 4)).any() == (not is_hidden)
 
 

@@ -140,3 +140,18 @@ def test_what_all_posts_share_costs_no_recall_and_stays_in_the_score(tmp_path: P
     exact = np.argsort(-products, axis=1)[:, :10]
     assert np.mean([len(set(f) & set(e)) / 10 for f, e in zip(found.tolist(), exact.tolist(), strict=True)]) > 0.95
     np.testing.assert_allclose(scores, np.take_along_axis(products, found, axis=1), atol=0.02)
+
+
+@pytest.mark.parametrize("exact_below", [1, 100_000])
+def test_posts_are_added_to_a_copy_of_a_mapped_index_of_any_width(tmp_path: Path, exact_below: int) -> None:
+    posts, more = vectors(600, dim=13) + 1, vectors(30, dim=13, seed=2) + 1
+    manifest = write_index(tmp_path, np.arange(600), posts, "bundle-a", AT, exact_below)
+    index = load_index(tmp_path / manifest.index_id, "bundle-a")
+    both = index.with_added(np.arange(600, 630), more)
+    user = vectors(1, dim=13, seed=3)
+    only_added = np.arange(630) >= 600
+    found, scores = both.search(user, 30, only_added)
+    assert sorted(found[0].tolist()) == list(range(600, 630))
+    np.testing.assert_allclose(scores[0], more[found[0] - 600] @ user[0], atol=0.02)
+    assert index.search(user, 700)[0].max() == 599
+    assert both.with_added(np.array([630]), more[:1]).search(user, 1, np.arange(631) == 630)[0].tolist() == [[630]]

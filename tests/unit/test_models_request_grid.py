@@ -27,3 +27,12 @@ def test_one_user_has_all_posts_or_each_post_its_own():
     assert request_grid(None, 3, 3).repeat(torch.tensor([5, 6, 7])).tolist() == [5, 6, 7]
     with pytest.raises(ValueError, match="2 users for 3 posts"):
         request_grid(None, 2, 3)
+
+
+def test_the_grid_of_one_request_is_the_general_one():
+    alone, general = request_grid(None, 1, 5), request_grid(torch.zeros(5, dtype=torch.int64), 2, 5)
+    user, posts = torch.randn(1, 3), torch.randn(5, 4)
+    assert torch.equal(alone.repeat(user), general.repeat(torch.cat([user, user])))
+    assert torch.equal(alone.spread(posts)[0], general.spread(posts)[0])
+    assert torch.equal(alone.collect(alone.spread(posts)), posts)
+    assert torch.equal(alone.lines(user), user)

@@ -15,7 +15,10 @@ NOW = AS_OF.timestamp()
 def codes_of(spec=None, language=1, country=-1, at=NOW, exclude=NONE, **controls):
     rules = Eligibility(spec or EligibilitySpec(min_pool=1), CATALOGUE)
     given = replace(Controls(NONE, NONE), **controls)
-    return rules.codes(language, country, given, exclude, at)
+    verdict = rules.judge(language, country, given, exclude, at)
+    assert np.array_equal(verdict.eligible.mask(), verdict.codes == 0)
+    assert verdict.eligible.count == np.count_nonzero(verdict.codes == 0)
+    return verdict.codes, verdict.yielded
 
 
 def reasons(codes, rows):
@@ -43,7 +46,7 @@ def test_eligible_posts_are_in_the_users_language_or_in_none():
     languages = CATALOGUE.language_codes.copy()
     languages[50:60] = -1
     rules = Eligibility(EligibilitySpec(min_pool=1), replace(CATALOGUE, language_codes=languages))
-    codes, _ = rules.codes(1, -1, Controls(NONE, NONE), NONE, NOW)
+    codes = rules.judge(1, -1, Controls(NONE, NONE), NONE, NOW).codes
     assert set(languages[codes == 0].tolist()) == {1, -1}
 
 
@@ -74,8 +77,8 @@ def test_posts_too_old_or_not_yet_published_are_out():
 
 def test_one_users_controls_do_not_reach_the_next_user():
     rules = Eligibility(EligibilitySpec(min_pool=1), CATALOGUE)
-    first, _ = rules.codes(1, -1, Controls(np.arange(300), NONE), NONE, NOW)
-    second, _ = rules.codes(1, -1, Controls(NONE, NONE), NONE, NOW)
+    first = rules.judge(1, -1, Controls(np.arange(300), NONE), NONE, NOW).codes
+    second = rules.judge(1, -1, Controls(NONE, NONE), NONE, NOW).codes
     assert (second == 0).sum() > (first == 0).sum()
 
 

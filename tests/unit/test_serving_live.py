@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,10 @@ from models.features import Feature, FeatureSpec
 from models.towers import TowerConfig, TwoTower
 from serving.entity_schemas import PostIn
 from serving.entity_store import EntityStore
-from serving.funnel.eligibility import Eligibility
+from serving.funnel.eligibility import REASONS, Eligibility
+from serving.funnel.eligible import EligiblePosts, SharedCodes
+from serving.funnel.first_stage import VectorRanker
+from serving.funnel.state import Controls
 from serving.live.catalogue import LiveCatalogue
 from serving.live.search import LiveSearch
 from serving.live.trending import HALF_LIFE_SECONDS, LiveLists, Trending
@@ -23,8 +27,9 @@ from serving.live.view import LiveSnapshot
 from serving.snapshot import UNKNOWN, load_snapshot, save_snapshot
 from serving.spec import EligibilitySpec
 from serving.vector_search import IndexSearch
-from tests.serving_fakes import AS_OF, make_catalogue, make_parts, make_runtime, make_settings, make_snapshot
+from tests.serving_fakes import AS_OF, FakeTower, make_catalogue, make_parts, make_runtime, make_settings, make_snapshot
 
+NONE = np.empty(0, dtype=np.int64)
 POST = {
     "external_id": "p", "creator_id": 7, "creator_external_id": "c7", "created_at": AS_OF.isoformat(),
     "media_type": "video", "language": "en", "country": "US", "topic_id": 3, "duration_seconds": None,
@@ -69,6 +74,49 @@ def test_cached_eligibility_follows_writes_and_nothing_else_changes(catalogue):
     assert (after[600], after[601] != 0, after[40] != 0) == (0, True, True)
     assert np.flatnonzero(before != after).tolist() in ([40, 600, 601], [600, 601])
     assert before[600] != 0  # whoever holds the old codes keeps them
+
+
+def test_what_requests_share_is_one_object_until_a_post_is_written(catalogue):
+    eligibility = Eligibility(EligibilitySpec(), catalogue)
+
+    def shared():
+        return eligibility.judge(1, UNKNOWN, Controls(NONE, NONE), NONE, AS_OF.timestamp()).eligible.shared
+
+    first = shared()
+    assert shared() is first
+    catalogue.write(1_000_000, POST)
+    second = shared()
+    assert second is not first
+    assert shared() is second
+
+
+def test_a_muted_topic_covers_what_is_written_later_and_nothing_that_left_it(catalogue):
+    eligibility = Eligibility(EligibilitySpec(), catalogue)
+    muting = Controls(NONE, NONE, muted_topic_ids=frozenset({3}))
+
+    def muted():
+        codes = eligibility.judge(UNKNOWN, UNKNOWN, muting, NONE, AS_OF.timestamp()).codes
+        return set(np.flatnonzero(codes == REASONS.index("muted_topic")).tolist())
+
+    before = muted()
+    left = min(before)
+    catalogue.write(1_000_000, POST)
+    catalogue.write(int(catalogue.post_ids[left]), POST | {"topic_id": 5})
+    assert muted() == before - {left} | {600}
+
+
+def test_a_ranker_over_a_file_takes_vectors_behind_its_end(catalogue):
+    file = catalogue.base.content.copy()
+    ranker = VectorRanker(FakeTower(), file, np.arange(650) < 600)
+    fresh = np.ones((3, CONTENT_DIM), dtype=np.float32)
+    ranker.put(np.array([20, 600, 640]), fresh)
+    state = SimpleNamespace(user={})
+    scores = ranker.scores(state, np.array([640, 20, 21, 600]))
+    of_fresh, held = float(fresh[0] @ FakeTower().vector), float(file[21] @ FakeTower().vector)
+    np.testing.assert_allclose(scores, [of_fresh, of_fresh, held, of_fresh], rtol=1e-5)
+    np.testing.assert_allclose(
+        ranker.scores(state, np.array([610, 21, 640])), np.array([(held + of_fresh) / 2, held, of_fresh]), rtol=1e-5
+    )
 
 
 def test_saved_arrays_have_their_room_in_the_file_and_writes_stay_private(tmp_path):
@@ -140,7 +188,10 @@ def check(search, by_row, num_rows, rng):
         query = rng.standard_normal(16).astype(np.float32)
         eligible = np.zeros(650, dtype=np.bool_)
         eligible[:num_rows] = rng.random(num_rows) < share
-        rows, scores = search.search(query, 15, eligible)
+        shared = SharedCodes((~eligible).astype(np.uint8))
+        barred = np.flatnonzero(eligible)[::40]
+        eligible[barred] = False
+        rows, scores = search.search(query, 15, EligiblePosts(shared, barred))
         exact = np.where(eligible, by_row @ query, -np.inf)
         assert np.all(eligible[rows])
         assert len(set(rows.tolist())) == 15
@@ -208,7 +259,7 @@ def test_a_snapshot_knows_up_to_where_it_holds_the_journal(tmp_path):
 class Empty:
     """An index without posts."""
 
-    def search(self, vector_D, k, is_eligible_P):
+    def search(self, vector_D, k, eligible):
         return np.empty(0, dtype=np.int64), np.empty(0)
 
 

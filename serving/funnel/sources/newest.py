@@ -47,19 +47,22 @@ class FreshSource:
         self._created_at = catalogue.created_at[self._rows].copy()
 
     def find(self, state: RequestState) -> Found:
-        ages = state.at_seconds - self._created_at
-        end = int(np.searchsorted(ages, self._spec.max_age_hours * 3600.0, side="right"))
-        rows, ages = self._rows[:end], ages[:end]
-        live = self._live(state.at_seconds)
+        oldest = state.at_seconds - self._spec.max_age_hours * 3600.0
+        # Instants fall; their reverse rises.
+        end = len(self._rows) - int(np.searchsorted(self._created_at[::-1], oldest, side="left"))
+        rows, created_at = self._rows[:end], self._created_at[:end]
+        live = self._live(oldest)
         if not len(live):
-            return first_eligible(rows, -ages, state, self._spec.quota)
-        is_held = ~self._catalogue.was_written(rows)
-        rows = np.concatenate([live, rows[is_held]])
-        ages = np.concatenate([state.at_seconds - self._catalogue.created_at[live], ages[is_held]])
-        return best_eligible(rows, -ages, state, self._spec.quota)
+            found = first_eligible(rows, created_at, state, self._spec.quota)
+        else:
+            is_held = ~self._catalogue.was_written(rows)
+            rows = np.concatenate([live, rows[is_held]])
+            created_at = np.concatenate([self._catalogue.created_at[live], created_at[is_held]])
+            found = best_eligible(rows, created_at, state, self._spec.quota)
+        return found._replace(scores=found.scores - state.at_seconds)
 
-    def _live(self, at_seconds: float) -> NDArray[np.int64]:
+    def _live(self, oldest: float) -> NDArray[np.int64]:
         """Young posts with few impressions that were written since the snapshot."""
         rows, posts = self._catalogue.newest_rows, self._catalogue
-        is_young = at_seconds - posts.created_at[rows] <= self._spec.max_age_hours * 3600.0
+        is_young = posts.created_at[rows] >= oldest
         return rows[is_young & (posts.num_impressions[rows] <= self._spec.max_impressions)]

@@ -24,5 +24,5 @@ class TwoTowerSource:
         if state.user is None:
             raise FeatureStoreError("two-tower retrieval needs the user's features")
         vector_D = user_vector(self._tower, state.user)
-        rows, scores = self._search.search(vector_D, self._spec.quota, state.eligibility == 0)
+        rows, scores = self._search.search(vector_D, self._spec.quota, state.eligible)
         return Found(rows, scores, np.empty(0, dtype=np.int64))
