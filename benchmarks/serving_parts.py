@@ -23,7 +23,7 @@ from benchmarks.serving_servers import cpu_seconds
 from core.settings import Settings
 from events.served import ServedLog
 from feature_repo.stores.packed.server import SingleServer
-from models.ann import PostIndex
+from models.ann import PostIndex, padded
 from models.second_stage import SecondStage
 from models.towers import TwoTower
 from serving.bootstrap import Runtime, build_runtime
@@ -99,7 +99,8 @@ def _recorded(runtime: Runtime) -> Iterator[Calls]:
     vectors, scores, forward = TwoTower.user_vectors, VectorRanker.scores, SecondStage.forward
 
     def searching(self: Any, queries: Any, k: int, eligible: Any = None) -> Any:
-        calls["search"].append((self._index, np.array(queries), k, self._parameters(eligible)))
+        queries_BD = padded(np.array(queries, dtype=np.float32), self._index.d)
+        calls["search"].append((self._index, queries_BD, k, self._parameters(eligible)))
         return search(self, queries, k, eligible)
 
     def reading(self: Any, command: bytes) -> Any:
