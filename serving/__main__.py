@@ -1,9 +1,11 @@
-"""`python -m serving`: build the snapshot, draw candidates, explain the funnel spec, serve."""
+"""`python -m serving`: snapshot, candidates for training, the funnel spec, stored feeds, keys, the server."""
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,6 +14,9 @@ from core.errors import VitrineError
 from core.logs import configure_logs
 from core.settings import Settings
 from serving.key_commands import keys
+
+if TYPE_CHECKING:
+    from serving.bootstrap import Runtime  # imported late: commands start fast
 
 app = typer.Typer(help="What the user gets: snapshot, candidates for training, the HTTP service.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
@@ -96,6 +101,20 @@ def spec_schema(
         write_atomically(output, schema_text())
 
 
+@contextmanager
+def _runtime() -> Iterator["Runtime"]:
+    """The workspace's runtime for work off the request path, where no deadline may cost a slate a source."""
+    from serving.bootstrap import build_runtime
+
+    settings = Settings()
+    configure_logs(settings.log_level)
+    runtime = build_runtime(settings, is_patient=True)
+    try:
+        yield runtime
+    finally:
+        runtime.close()
+
+
 @app.command()
 def precompute(
     most_active: Annotated[
@@ -107,23 +126,17 @@ def precompute(
     """Makes slates for chosen users, served at overload and when ranking is down."""
     from rich.progress import track
 
-    from serving.bootstrap import build_runtime
     from serving.precompute import listed_users
     from serving.precompute import most_active as choose
     from serving.precompute import precompute as run
 
-    settings = Settings()
-    configure_logs(settings.log_level)
-    runtime = build_runtime(settings)
-    try:
+    with _runtime() as runtime:
         limit = runtime.spec.precompute.max_users
         chosen = listed_users(users) if users else choose(runtime.snapshot.users, min(most_active or limit, limit))
         report = run(
             runtime, chosen, seed,
             progress=lambda steps, total: track(steps, "ranking users", total=total, console=console),
         )  # fmt: skip
-    finally:
-        runtime.close()
     console.print(
         f"precomputed: {report.num_users:,} users, {report.num_bytes / 1e6:.1f} MB "
         f"({report.num_empty:,} had nothing to see) → {report.folder}",
@@ -141,19 +154,13 @@ def support(
     """How much of the log an off-policy estimate of changed weights could use: effective sample size over rows."""
     from dataclasses import asdict
 
-    from serving.bootstrap import build_runtime
     from serving.support import drawn_requests, measure_support, whole_spec
 
-    settings = Settings()
-    configure_logs(settings.log_level)
-    runtime = build_runtime(settings)
-    try:
+    with _runtime() as runtime:
         funnel = runtime.funnel_for(whole_spec(runtime.spec), seed=seed)
         asked = drawn_requests(runtime.snapshot.users.user_ids, requests, runtime.clock.now(), seed)
         with console.status("ranking"):
             found = measure_support(runtime.spec, funnel, asked, page, change)
-    finally:
-        runtime.close()
     for one in found:
         console.print(
             f"{one.head:>10} x {one.factor:.2f}   per post {one.per_post:.3f}   prefix {one.prefix:.3f}"
