@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from serving.funnel.row_cache import CacheCounts
+from serving.schemas import CacheReply
 from serving.spec import CachesSpec
 
 
@@ -16,48 +17,39 @@ class CacheFacts:
 
 
 CACHES: Mapping[str, CacheFacts] = {
-    "post_features": CacheFacts("post id", "a new process; hourly features change no sooner than their age limit"),
-    "creator_features": CacheFacts("creator id", "as of posts"),
+    "post_features": CacheFacts(
+        "post id", "a post that is written or deleted leaves at once; new models or limits start anew"
+    ),
+    "creator_features": CacheFacts(
+        "creator id", "new models or limits start anew; hourly features wait for the age limit"
+    ),
     "eligibility": CacheFacts(
-        "language, country and hour", "a new snapshot; the user's own wishes are written over a copy for each request"
+        "language, country and hour",
+        "written posts are judged again; the user's own wishes are laid over it per request",
     ),
     "slates": CacheFacts(
         "ranked list of a visit, named in its cursor",
-        "a post that was hidden or whose creator was blocked since leaves at once; a new visit starts a new list",
+        "a post that was deleted, hidden, muted or of a blocked creator leaves at once; a deleted user's lists too",
     ),
 }
 """By the names of `caches` in the spec."""
 
 
-@dataclass(frozen=True)
-class CacheReport:
-    """One cache as declared and as measured since the process started."""
-
-    name: str
-    key: str
-    invalidation: str
-    max_entries: int
-    max_age_seconds: float
-    num_hits: int
-    num_misses: int
-    hit_rate: float
-
-
-def report(declared: CachesSpec, counts: Mapping[str, CacheCounts]) -> list[CacheReport]:
+def report(declared: CachesSpec, counts: Mapping[str, CacheCounts]) -> list[CacheReply]:
     """Every cache of the spec; zeros where one was not asked yet."""
     reports = []
     for name, facts in CACHES.items():
         limits, counted = getattr(declared, name), counts.get(name, CacheCounts())
         reports.append(
-            CacheReport(
-                name,
-                facts.key,
-                facts.invalidation,
-                limits.max_entries,
-                limits.max_age_seconds,
-                counted.num_hits,
-                counted.num_asked - counted.num_hits,
-                counted.hit_rate,
+            CacheReply(
+                name=name,
+                key=facts.key,
+                invalidation=facts.invalidation,
+                max_entries=limits.max_entries,
+                max_age_seconds=limits.max_age_seconds,
+                num_hits=counted.num_hits,
+                num_misses=counted.num_asked - counted.num_hits,
+                hit_rate=counted.hit_rate,
             )
         )
     return reports

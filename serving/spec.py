@@ -344,7 +344,8 @@ class CachesSpec(SpecModel):
     """Every cache of the funnel. What each is keyed by and what drops an entry early: `serving/caches.py`."""
 
     post_features: CacheSpec = Field(
-        default=CacheSpec(max_entries=200_000, max_age_seconds=300), description="By post id; leaves by age."
+        default=CacheSpec(max_entries=200_000, max_age_seconds=300),
+        description="By post id; leaves by age, a written post at once.",
     )
     creator_features: CacheSpec = Field(
         default=CacheSpec(max_entries=50_000, max_age_seconds=300), description="By creator id; leaves by age."
@@ -355,7 +356,7 @@ class CachesSpec(SpecModel):
     )
     slates: CacheSpec = Field(
         default=CacheSpec(max_entries=5_000, max_age_seconds=1_800),
-        description="By ranked list; leaves by age, and a hidden post or blocked creator at once.",
+        description="By ranked list; leaves by age, and what was hidden, blocked, muted or deleted at once.",
     )
 
 

@@ -1,6 +1,5 @@
 """GET /explain: why a page looks as it did, by its request id; and what the caches are worth."""
 
-from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, HTTPException
@@ -48,7 +47,6 @@ def explain_router(runtime: Runtime, explanations: Explanations) -> APIRouter:
     @router.get("/caches", response_model=list[CacheReply])
     def read_caches() -> list[CacheReply]:
         """Every cache: key, limits, what drops an entry early, and lookups of this process since it started."""
-        reports = report(runtime.spec.caches, runtime.metrics.caches)
-        return [CacheReply.model_validate(asdict(one)) for one in reports]
+        return report(runtime.spec.caches, runtime.metrics.caches)
 
     return router
