@@ -76,13 +76,6 @@ def codes_of(content_ND: NDArray[Any], codebook_LKD: NDArray[np.float32]) -> NDA
     return codes_NL
 
 
-def content_of(codes_NL: NDArray[np.int64], codebook_LKD: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What codes [N, up to L] say of the content, [N, D]; every post must have some."""
-    parts = [centres_KD[codes] for centres_KD, codes in zip(codebook_LKD, codes_NL.T, strict=False)]
-    total: NDArray[np.float32] = np.sum(parts, axis=0)
-    return total
-
-
 def semantic_ids(codes_NL: NDArray[np.int64], level: int, num_codes: int) -> NDArray[np.int64]:
     """The first `level` codes as one number [N], -1 where there are none."""
     ids_N = np.zeros(len(codes_NL), dtype=np.int64)

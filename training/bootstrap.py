@@ -23,11 +23,6 @@ class Interval:
     low: float
     high: float
 
-    @property
-    def is_clear(self) -> bool:
-        """True where the range leaves out 0."""
-        return self.low > 0 or self.high < 0
-
 
 def draws(num_users: int, num_resamples: int, seed: int) -> NDArray[np.int64]:
     """How often each user is in each resample, [R, U]; every row sums to U."""

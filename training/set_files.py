@@ -28,8 +28,6 @@ from models.features import Columns
 from training.examples import Examples, RequestColumns
 from training.splits import SPLITS
 
-IDENTITY_FILES = ("labels", "user_ids", "post_ids", "request_ids", "served_at", "weights", "split")
-
 
 @dataclass(frozen=True)
 class SetManifest:

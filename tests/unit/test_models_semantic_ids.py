@@ -8,7 +8,7 @@ from models.embeddings import EntryTables, PooledTables, start_tables
 from models.encode import encode
 from models.features import Feature, FeatureSpec, fit_spec
 from models.fit_ids import fit_ids
-from models.semantic_ids import codes_of, content_of, fit_codebook, semantic_ids
+from models.semantic_ids import codes_of, fit_codebook, semantic_ids
 from models.towers import TowerConfig, TwoTower
 
 RNG = np.random.default_rng(0)
@@ -19,6 +19,11 @@ CONTENT = (CENTRES[np.arange(600) % 6] + 0.1 * RNG.normal(size=(600, 8))).astype
 @pytest.fixture(scope="module")
 def codebook():
     return fit_codebook(CONTENT, num_levels=3, num_codes=18)
+
+
+def content_of(codes, codebook):
+    """What the codes say of the content: the sum of their centres."""
+    return sum(centres[of_level] for centres, of_level in zip(codebook, codes.T, strict=False))
 
 
 def test_every_level_leaves_a_smaller_error(codebook):
