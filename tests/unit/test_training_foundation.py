@@ -14,6 +14,7 @@ from models.foundation import FoundationConfig, FoundationModel
 from models.metrics import auc
 from models.sequence import SequenceConfig
 from tests.event_sequences import CLICKED, SEEN, catalogue_of, event_sequences
+from training.checkpoints import Checkpoints
 from training.fit_foundation import FoundationRun, Material, fit_foundation, shown_targets
 from training.foundation import foundation_spec
 from training.foundation_export import Segment, post_table, segments, user_rows, user_table
@@ -69,6 +70,36 @@ def test_a_cycle_of_topics_is_learnt():
         logits = module.reactions(state, vectors[asked])[:, 0].numpy()
     is_later = event % 32 >= 8
     assert auc((fresh.flags[event] == CLICKED)[is_later].astype(float), logits[is_later]) > 0.9
+
+
+def test_a_snapshot_that_was_stopped_goes_on_to_the_same_weights(tmp_path):
+    events, catalogue = cycling_users(60, 32), catalogue_of(TOPICS)
+    spec = foundation_spec(events, catalogue, 100)
+    material = Material.of(events, catalogue, spec, NETWORK.window, 100)
+    run = replace(RUN, loop=replace(RUN.loop, batch_size=8, max_epochs=2, validations_per_epoch=2))
+    seen = []
+
+    def fit(checkpoints=None, stop_at=None):
+        def progress(done, total):
+            seen.append(done)
+            if done == stop_at:
+                raise KeyboardInterrupt
+
+        nobody = np.zeros(60, dtype=bool)
+        return fit_foundation(material, spec, run, nobody, None, 1, progress, 1, checkpoints)[0].state_dict()
+
+    unbroken = fit()
+    steps, saved = max(seen), Checkpoints(tmp_path / "foundation", "key", every_seconds=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(saved, stop_at=steps // 2 + 1)
+    seen.clear()
+    again = fit(saved)
+    assert seen[0] > 1, "from the checkpoint, not from the start"
+    assert all(torch.equal(weight, again[name]) for name, weight in unbroken.items())
+    seen.clear()
+    finished = fit(saved)
+    assert seen == [steps], "a finished snapshot is not learnt again"
+    assert all(torch.equal(weight, finished[name]) for name, weight in unbroken.items())
 
 
 def test_what_comes_later_changes_no_exported_row(tmp_path):

@@ -26,6 +26,15 @@ def test_a_sequence_too_short_to_leave_posts_out_is_refused_with_its_line(tmp_pa
         read_sequences(tmp_path / "s.txt")
 
 
+def test_last_posts_that_nothing_else_tells_of_are_counted_with_their_line(tmp_path, capsys):
+    (tmp_path / "s.txt").write_text("1 30 10 30\n2 20 10 99\n3 10 20 98\n")
+    read_sequences(tmp_path / "s.txt")
+    said = "".join(capsys.readouterr())
+    assert "count as missed" in said
+    assert "users=2" in said or '"users":2' in said
+    assert "first_line=2" in said or '"first_line":2' in said
+
+
 def test_a_folder_with_two_files_is_refused(tmp_path):
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text("1 2 3 4\n")
