@@ -313,10 +313,12 @@ def fit_retrieval(
     valid positives whose post ranks among the first k of all posts seen in `valid`.
     """
     config = config or RetrievalConfig()
-    reads_all = config.softmax_over == "all" or config.hard_negatives is not None
-    if processes.count() > 1 and (reads_all or config.spectral_damping is not None):
+    reads_more = config.softmax_over == "all" or config.network.history_encoder != "none"
+    reads_more |= config.hard_negatives is not None or config.spectral_damping is not None
+    if processes.count() > 1 and reads_more:
         raise ValueError(
-            "softmax_over 'all', hard_negatives and spectral_damping read whole tables; train with one process"
+            "softmax_over 'all', history_encoder, hard_negatives and spectral_damping read more of the tables than the "
+            "means that processes exchange; train with one process"
         )
     torch.set_num_threads(num_threads)
     rows = _encoded(spec, train, config)
