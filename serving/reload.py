@@ -37,30 +37,32 @@ class Reloader:
         """Reads everything again now. Whether other funnels serve since."""
         now = fingerprint(self._runtime.workspace, self._runtime.spec_path)
         current = self._funnels.current
-        specs, parts = self._specs(), current.parts
+        refused, specs = self._specs()
+        parts = current.parts
         if now.models != self._served.models:
             parts = self._parts(parts)
         self._served = now
         # The order counts: the first surface is the default one.
-        if parts is current.parts and list(specs.items()) == list(current.specs.items()):
+        is_changed = parts is not current.parts or list(specs.items()) != list(current.specs.items())
+        if is_changed:
+            self._funnels.exchange(self._runtime.renewed(specs, parts))
+        # After the exchange: who reads that nothing is refused any more then meets the funnels that were taken.
+        self._funnels.spec_refused = refused
+        if not is_changed:
             return False
-        self._funnels.exchange(self._runtime.renewed(specs, parts))
         funnel = self._runtime.funnel
         logger("serving").info("funnels exchanged", spec=funnel.spec.version, models=funnel.model_versions)
         return True
 
-    def _specs(self) -> dict[str, FunnelSpec]:
-        """The specs to serve: those of the files where they are usable."""
+    def _specs(self) -> tuple[str | None, dict[str, FunnelSpec]]:
+        """Why the files' specs are refused, if they are, and the specs to serve: the files' where they are usable."""
         if self._runtime.spec_path is not None:
             try:
-                specs = load_specs(self._runtime.spec_path)
+                return None, load_specs(self._runtime.spec_path)
             except VitrineError as error:
-                self._funnels.spec_refused = str(error)
                 logger("serving").warning("spec refused, the one before goes on", reason=str(error))
-            else:
-                self._funnels.spec_refused = None
-                return specs
-        return dict(self._funnels.current.specs)
+                return str(error), dict(self._funnels.current.specs)
+        return None, dict(self._funnels.current.specs)
 
     def _parts(self, before: Parts) -> Parts:
         """The parts to serve with: the newer ones where they bring no new problem."""

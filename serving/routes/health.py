@@ -23,6 +23,8 @@ def health_router(runtime: Runtime) -> APIRouter:
     @router.get("/readyz", response_model=Readiness)
     def read_readiness() -> Readiness:
         """Feeds are served; `degraded` names what they do without right now."""
+        # Before the funnels: an exchange meanwhile may then only be told one answer late.
+        spec_refused = runtime.funnels.spec_refused
         degraded = list(runtime.degraded())
         if runtime.live is not None:
             degraded += runtime.live.degraded
@@ -38,7 +40,7 @@ def health_router(runtime: Runtime) -> APIRouter:
             stand_ins=list(runtime.parts.stand_ins),
             spec_version=runtime.spec.version,
             surfaces={name: spec.version for name, spec in runtime.funnels.current.specs.items()},
-            spec_refused=runtime.funnels.spec_refused,
+            spec_refused=spec_refused,
             models_refused=list(runtime.funnels.models_refused),
             model_versions=runtime.funnel.model_versions,
             snapshot_id=runtime.snapshot.snapshot_id,
