@@ -139,6 +139,9 @@ class Feed:
             if at >= visit.end:
                 if visit.is_exhausted:
                     break
+                if visit.num_behind:
+                    visit.complete()
+                    continue
                 # A page that needs two rankings gives each its own id, and with it its own draws.
                 ranking = request if is_cached else replace(request, request_id=self._id())
                 visit.add(self._ranked(visit, ranking, funnel, may_rank))
@@ -165,7 +168,7 @@ class Feed:
         )
         if not may_rank:
             return self._stores.reserve.slate(funnel, whole)
-        slate = funnel.rank(whole)
+        slate = funnel.rank(whole, first=request.limit)
         if RANKING & set(slate.degraded):
             stored = self._stores.reserve.precomputed(funnel, whole)
             if stored is not None:
@@ -175,12 +178,13 @@ class Feed:
     def _prefetch(self, visit: Visit, request: FeedRequest, end: int, funnel: Funnel) -> None:
         """Ranks on in the background where the next page is not held in full."""
         prefetcher = self._stores.prefetcher
-        if prefetcher is None or visit.is_exhausted or visit.end - end >= request.limit:
+        if prefetcher is None or not _needs_more(visit, end, request.limit):
             return
 
         def rank_on() -> None:
             with visit.lock:
-                if not visit.is_exhausted and visit.end - end < request.limit:
+                if _needs_more(visit, end, request.limit):
+                    visit.complete()
                     later = replace(request, at=self._clock.now(), request_id=self._id())
                     visit.add(self._ranked(visit, later, funnel, True))
 
@@ -218,6 +222,11 @@ class Feed:
             self._served.append(record)
         except StoreUnavailableError:
             self._metrics.degraded("served_log")
+
+
+def _needs_more(visit: Visit, end: int, limit: int) -> bool:
+    """Whether a page from `end` on has to wait for a ranking."""
+    return not visit.is_exhausted and visit.end + visit.num_behind - end < limit
 
 
 def _versions(slate: Slate) -> tuple[str, Mapping[str, str]]:

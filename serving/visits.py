@@ -42,6 +42,19 @@ class Visit:
         self.entries += [(slate, place) for place in range(len(slate))]
         self.is_exhausted = len(slate) == 0
 
+    @property
+    def num_behind(self) -> int:
+        """Ranked posts behind `end` that were not put in order yet."""
+        rest = self.entries[-1][0].rest if self.entries else None
+        return rest.num_posts if rest is not None else 0
+
+    def complete(self) -> None:
+        """Appends the posts behind `end` that are ranked already."""
+        if self.num_behind:
+            slate, place = self.entries[-1]
+            whole = slate.whole()
+            self.entries += [(whole, later) for later in range(place + 1, len(whole))]
+
     def held_post_ids(self) -> tuple[int, ...]:
         """Ids of everything the visit showed or will show."""
         return self.earlier_post_ids + tuple(int(slate.post_ids[place]) for slate, place in self.entries)
