@@ -132,9 +132,9 @@ class Feed:
         self, visit: Visit, offset: int, request: FeedRequest, funnel: Funnel, may_rank: bool
     ) -> tuple[list[tuple[int, Slate, int]], int, tuple[str, ...]]:
         """Position, slate and place of each post of the page, where the next page starts, and what was missing."""
-        is_barred = self._barred(request, funnel)
+        is_barred: Callable[[Slate, int], bool] | None = None
         entries: list[tuple[int, Slate, int]] = []
-        at, degraded, is_cached = offset, dict[str, None](), True
+        at, degraded, ranked = offset, dict[str, None](), list[Slate]()
         while len(entries) < request.limit:
             if at >= visit.end:
                 if visit.is_exhausted:
@@ -143,18 +143,23 @@ class Feed:
                     visit.complete()
                     continue
                 # A page that needs two rankings gives each its own id, and with it its own draws.
-                ranking = request if is_cached else replace(request, request_id=self._id())
-                visit.add(self._ranked(visit, ranking, funnel, may_rank))
-                is_cached = False
+                ranking = replace(request, request_id=self._id()) if ranked else request
+                ranked.append(self._ranked(visit, ranking, funnel, may_rank))
+                visit.add(ranked[-1])
                 continue
             slate, place = visit.entries[at - visit.first_offset]
             if entries and slate is not entries[0][1] and _versions(slate) != _versions(entries[0][1]):
                 break  # a page is of one spec and one set of models; the next page begins with the new ones
-            if not is_barred(slate, place):
-                entries.append((at, slate, place))
-                degraded |= dict.fromkeys(slate.degraded)
+            # What was ranked just now keeps to the user's wishes.
+            if not any(slate is fresh for fresh in ranked):
+                is_barred = is_barred or self._barred(request, funnel)
+                if is_barred(slate, place):
+                    at += 1
+                    continue
+            entries.append((at, slate, place))
+            degraded |= dict.fromkeys(slate.degraded)
             at += 1
-        self._metrics.cache("slates", is_cached)
+        self._metrics.cache("slates", not ranked)
         return entries, at, tuple(degraded)
 
     def _ranked(self, visit: Visit, request: FeedRequest, funnel: Funnel, may_rank: bool) -> Slate:
