@@ -69,9 +69,7 @@ class Feed:
         with visit.lock:
             entries, end, degraded = self._cut(visit, offset, request, funnel, may_rank)
             is_over = visit.is_exhausted and end >= visit.end
-        posts = tuple(
-            PagePost(replace(slate.post(place), position=position), slate, place) for position, slate, place in entries
-        )
+        posts = tuple(PagePost(slate.post(place, position), slate, place) for position, slate, place in entries)
         next_cursor = None
         if posts and not is_over:
             at = Cursor(visit.visit_id, visit.list_id, request.user_id, end)

@@ -110,13 +110,13 @@ class Slate:
         """The posts in order."""
         return tuple(self.post(place) for place in range(len(self)))
 
-    def post(self, place: int) -> SlatePost:
-        """The post at `place`."""
+    def post(self, place: int, position: int | None = None) -> SlatePost:
+        """The post at `place`, which is its position too unless another is given."""
         return SlatePost(
             post_id=int(self.post_ids[place]),
             creator_id=int(self.creator_ids[place]),
             row=int(self.candidates.rows[place]),
-            position=place,
+            position=place if position is None else position,
             score=float(self.scores[place]),
             sources=self.sources_of(place),
             propensity=float(self.propensities[place]),
