@@ -91,7 +91,7 @@ def create_app(runtime: Runtime) -> FastAPI:
     app.include_router(page_router(runtime, PAGE_FOLDER))
     app.include_router(browse_router(runtime))
     if runtime.live is not None:
-        app.include_router(entities_router(EntityStore(runtime.live.view, runtime.journal, runtime.clock)))
+        app.include_router(entities_router(lambda: entity_store(runtime)))
     app.mount("/static", StaticFiles(directory=PAGE_FOLDER), name="static")
     app.add_exception_handler(StoreUnavailableError, _unavailable)
     app.add_exception_handler(UnknownEntityError, _unknown)
@@ -107,6 +107,13 @@ def create_app(runtime: Runtime) -> FastAPI:
         TimeLimits, body_seconds=settings.body_seconds, answer_seconds=settings.answer_seconds, metrics=metrics
     )
     return app
+
+
+def entity_store(runtime: Runtime) -> EntityStore:
+    """Users, creators and posts over the snapshot that serves now. A call takes it once: rows are of one snapshot."""
+    if runtime.live is None:
+        raise AssertionError("a process whose catalogue does not live writes no entities")
+    return EntityStore(runtime.live.view, runtime.journal, runtime.clock, runtime.catch_up)
 
 
 def _malformed(request: Request, error: Exception) -> Response:

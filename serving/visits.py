@@ -6,10 +6,12 @@ runs again on fresh features without anything the visit already holds.
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
+from weakref import ref
 
 from serving.funnel.request import Slate
+from serving.snapshot import Snapshot
 from serving.spec import CacheSpec
 
 
@@ -31,14 +33,28 @@ class Visit:
     """Slate and place within it, in the order of the feed."""
     is_exhausted: bool = False
     lock: Lock = field(default_factory=Lock)
+    snapshot: ref[Snapshot] | None = None
+    """What the rows of the slates are rows of; not kept alive by a visit that rests."""
 
     @property
     def end(self) -> int:
         """Offset behind the last ranked post."""
         return self.first_offset + len(self.entries)
 
+    def serve_from(self, snapshot: Snapshot) -> None:
+        """Makes the rows of all slates those of `snapshot`, UNKNOWN for posts that it lacks. Hold the lock."""
+        if self.snapshot is not None and self.snapshot() is snapshot:
+            return
+        moved: dict[int, Slate] = {}
+        for slate, _ in self.entries:
+            if id(slate) not in moved:
+                rows = snapshot.catalogue.rows_of(slate.post_ids)
+                moved[id(slate)] = replace(slate, candidates=replace(slate.candidates, rows=rows))
+        self.entries = [(moved[id(slate)], place) for slate, place in self.entries]
+        self.snapshot = ref(snapshot)
+
     def add(self, slate: Slate) -> None:
-        """Appends a slate. One without posts means that the catalogue has no more."""
+        """Appends a slate of the same snapshot. One without posts means that the catalogue has no more."""
         self.entries += [(slate, place) for place in range(len(slate))]
         self.is_exhausted = len(slate) == 0
 

@@ -39,6 +39,10 @@ class VectorRanker:
         """The bundle that made the vectors."""
         return self._tower
 
+    def lacking(self) -> NDArray[np.int64]:
+        """Rows of the catalogue without a vector."""
+        return np.flatnonzero(~self._has_vector)
+
     def put(self, rows: NDArray[np.int64], vectors_ND: NDArray[np.float32]) -> None:
         """Vectors of posts that were written after the others were computed."""
         is_newer = rows >= len(self._vectors)

@@ -60,7 +60,7 @@ class Funnel:
         self._deadlines = spec.deadlines if pool is not None else None
         self._eligibility = Eligibility(spec.eligibility, snapshot.catalogue, spec.caches.eligibility)
         self._rerank = Rerank(spec, snapshot.catalogue)
-        self._controls = controls
+        self.controls = controls
         self._first_stage = first_stage
         self._second_stage = second_stage
         self._observer = observer
@@ -132,7 +132,7 @@ class Funnel:
             np.random.default_rng([self._seed, request.request_id]), budget=Budget(self._deadlines),
         )  # fmt: skip
         try:
-            state.controls = self._controls.read(request.user_id, user_row, request.at)
+            state.controls = self.controls.read(request.user_id, user_row, request.at)
         except StoreUnavailableError:
             state.degrade("journal")
         if is_ranked:

@@ -42,6 +42,7 @@ def health_router(runtime: Runtime) -> APIRouter:
             surfaces={name: spec.version for name, spec in runtime.funnels.current.specs.items()},
             spec_refused=spec_refused,
             models_refused=list(runtime.funnels.models_refused),
+            snapshot_refused=runtime.funnels.snapshot_refused,
             model_versions=runtime.funnel.model_versions,
             snapshot_id=runtime.snapshot.snapshot_id,
             now=runtime.clock.now(),

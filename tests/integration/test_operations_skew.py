@@ -93,9 +93,7 @@ class Served:
         spec, journal, metrics = with_overlay(load_spec(), OVERLAY), Journal(folder / "journal.db"), Metrics()
         built = build_funnels({spec.surface: spec}, snapshot, parts, journal, metrics, self.log, None)
         funnels = ServingFunnels(built, fingerprint(self.workspace, None))
-        self.runtime = Runtime(
-            settings, self.workspace, self.clock, snapshot, journal, metrics, funnels, feature_log=self.log
-        )
+        self.runtime = Runtime(settings, self.workspace, self.clock, journal, metrics, funnels, feature_log=self.log)
         self.pages = ServedLog(folder / "served.db")
         numbers = count(1)
         self.feed = self.runtime.open_feed(self.pages, lambda: next(numbers))

@@ -444,10 +444,7 @@ def test_a_view_without_room_says_so_and_keeps_the_write(tmp_path):
     runtime = make_runtime(tmp_path, SPEC)
     snapshot = LiveSnapshot(make_snapshot(), room=1)
     parts = live_parts(make_parts(snapshot), snapshot)
-    funnels = replace(runtime.funnels.current, parts=parts)
-    runtime.funnels.exchange(funnels)
-    live = go_live(snapshot, runtime.journal, runtime.clock, funnels)
-    runtime = replace(runtime, snapshot=snapshot, live=live)
+    runtime.funnels.exchange(runtime.renewed(runtime.funnels.current.specs, parts, snapshot))
     with running(runtime) as url, VitrineClient(url) as vitrine:
         vitrine.put_post("p-1", post(content_embedding=[1.0] * CONTENT_DIM))
         assert vitrine.readiness().degraded == []
