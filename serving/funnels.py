@@ -19,7 +19,7 @@ from serving.spec_file import spec_files
 
 @dataclass(frozen=True)
 class FunnelSet:
-    """All that a new spec, model or snapshot replaces, as one value, which a request takes once and keeps to its end."""
+    """What a new spec, model or snapshot replaces, as one value that a request takes once and keeps to its end."""
 
     by_surface: Mapping[str, Funnel]
     """The default one first."""
