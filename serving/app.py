@@ -19,6 +19,7 @@ from serving.api_keys import KeyRing
 from serving.bootstrap import Runtime
 from serving.crew import Crew
 from serving.entity_store import EntityStore, UnknownEntityError
+from serving.erasure import open_erasure
 from serving.middleware import BodyNesting, CallerCheck, SecurityHeaders
 from serving.rates import Buckets, TokenBuckets
 from serving.reload import Watcher
@@ -60,6 +61,7 @@ def create_app(runtime: Runtime, crew: Crew | None = None) -> FastAPI:
     feed = runtime.open_feed(served, lambda: secrets.randbits(63))
     intake = runtime.open_intake(served)
     watcher = Watcher(runtime)
+    erasure = open_erasure(runtime, served, feed)
     buckets: Buckets = SharedBuckets(crew.folder, monotonic) if crew else TokenBuckets(monotonic)
     shared = SharedMetrics(crew.folder, metrics.text) if crew else None
 
@@ -77,7 +79,9 @@ def create_app(runtime: Runtime, crew: Crew | None = None) -> FastAPI:
         watcher.start()
         if shared is not None:
             shared.start()
+        erasure.start()
         yield
+        erasure.stop()
         watcher.stop()
         feed.close()
         served.close()

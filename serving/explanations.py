@@ -7,7 +7,7 @@ only an explanation; what a page served is in the served log before the reply.
 import sqlite3
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from threading import Condition, Lock, Thread
@@ -17,6 +17,7 @@ import orjson
 
 from core.errors import StoreUnavailableError
 from core.logs import logger
+from events.sqlite_erase import erase, overwrite_deleted
 from events.sqlite_errors import mapped_errors
 from serving.spec import ExplanationsSpec
 
@@ -31,6 +32,7 @@ CREATE TABLE IF NOT EXISTS explanations (
     body BLOB NOT NULL
 );
 CREATE INDEX IF NOT EXISTS explanations_by_time ON explanations (requested_at);
+CREATE INDEX IF NOT EXISTS explanations_by_user ON explanations (user_id);
 """
 
 Explained = dict[str, Any]
@@ -54,6 +56,7 @@ class Explanations:
             self._connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
+            overwrite_deleted(self._connection)
             self._connection.executescript(_SCHEMA)
         self._thread = Thread(target=self._write_on, name="explanations", daemon=True)
         self._thread.start()
@@ -94,6 +97,15 @@ class Explanations:
                     "DELETE FROM explanations WHERE request_id IN "
                     "(SELECT request_id FROM explanations ORDER BY requested_at LIMIT ?)", (-(-count // 10),),
                 )  # fmt: skip
+
+    def forget(self, user_ids: Sequence[int], until: datetime) -> None:
+        """Erases why these users were served what they asked for until then. Raises StoreUnavailableError."""
+        with self._change:
+            waiting = set(self._waiting)
+            self._change.wait_for(lambda: not waiting & self._waiting.keys(), timeout=10)
+        with self._file, mapped_errors("explanations", self._path):
+            query = "DELETE FROM explanations WHERE user_id = ? AND requested_at <= ?"
+            erase(self._connection, query, [(user_id, until.timestamp()) for user_id in user_ids])
 
     def flush(self) -> None:
         """Returns when everything kept so far is written or lost."""

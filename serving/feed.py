@@ -93,6 +93,11 @@ class Feed:
         self._stores.explanations.close()
 
     @property
+    def visits(self) -> Visits:
+        """Ranked lists that users scroll through."""
+        return self._stores.visits
+
+    @property
     def explanations(self) -> Explanations:
         """Why what was served was served."""
         return self._stores.explanations

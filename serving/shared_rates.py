@@ -31,7 +31,8 @@ class SharedBuckets:
         is_locked = _lock(descriptor)
         try:
             # A new file holds zeros: counted at the beginning of time, so it is full by now.
-            tokens, now = refilled(*_LAYOUT.unpack_from(mapped), self._now(), rate)
+            tokens, counted_at = _LAYOUT.unpack_from(mapped)
+            tokens, now = refilled(tokens, counted_at, self._now(), rate)
             is_allowed = tokens >= 1.0
             _LAYOUT.pack_into(mapped, 0, tokens - is_allowed, now)
         finally:

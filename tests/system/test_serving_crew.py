@@ -1,4 +1,4 @@
-"""One server of two processes: a scrape tells the sum, a key's rate holds over both, each takes a newer snapshot over."""
+"""One server of two processes: a scrape tells the sum, a key's rate holds over both, each takes a new snapshot over."""
 
 import os
 import signal
