@@ -84,7 +84,12 @@ class VectorKeeper:
         except (ValueError, KeyError) as error:
             logger("serving").warning("no vectors for new posts", bundle=tower.bundle_id, reason=str(error))
             return
-        sink.put(rows, vectors)
+        is_finite = np.isfinite(vectors).all(axis=1)
+        if not is_finite.all():
+            logger("serving").warning(
+                "vectors of new posts are not finite", bundle=tower.bundle_id, posts=int((~is_finite).sum())
+            )
+        sink.put(rows[is_finite], vectors[is_finite])
 
     def _columns(self, rows: NDArray[np.int64]) -> Columns:
         """What is known of the posts: stored counters where the store answers, content and nulls where not."""

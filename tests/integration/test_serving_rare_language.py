@@ -66,9 +66,10 @@ def world(tmp_path_factory):
     assert manifest.factory.startswith("IVF")
     search = IndexSearch(load_index(folder / manifest.index_id, "tower-1"), catalogue)
     tower = FakeTower()
+    ranker = VectorRanker(tower, catalogue.content, np.ones(NUM_POSTS, dtype=np.bool_))
     parts = Parts(
-        FakeReader(catalogue), tower, search, VectorRanker(tower, catalogue.content, np.ones(NUM_POSTS, dtype=np.bool_)),
-        FakeModel(), versions={"retrieval": "tower-1", "first_stage": "tower-1", "second_stage": "model-1"},
+        FakeReader(catalogue), tower, search, ranker, FakeModel(),
+        versions={"retrieval": "tower-1", "first_stage": "tower-1", "second_stage": "model-1"},
     )  # fmt: skip
     return snapshot_of(catalogue), parts
 
