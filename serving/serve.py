@@ -19,6 +19,7 @@ from serving.crew import Crew, gathered
 from serving.feature_guard import GuardedReader
 from serving.funnel.ports import FeatureReader
 from serving.parts import open_reader
+from serving.redis_keeper import RedisKeeper
 from serving.security import require_keys_beyond_loopback
 from serving.workers import run_workers
 
@@ -55,7 +56,8 @@ def serve_one(
 ) -> None:
     """Serves in this process, on `listener` where the port is shared by a crew. Everything is opened here."""
     reader = reader or open_reader(settings.workspace, settings.feature_seconds)
-    runtime = build_runtime(settings, reader=GuardedReader(reader, monotonic), is_live=True)
+    guarded = GuardedReader(reader, monotonic, missed=RedisKeeper(settings))
+    runtime = build_runtime(settings, reader=guarded, is_live=True)
     signal.signal(signal.SIGHUP, lambda *_: runtime.funnels.asked.set())
     server = uvicorn.Server(uvicorn_config(create_app(runtime, crew), settings))
     leave_loaded_objects_alone()
