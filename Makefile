@@ -162,7 +162,7 @@ foundation: $(S)/apply ## foundation user model: train, export point-in-time as 
 .PHONY: index
 index: $(S)/index ## FAISS index and serving's snapshot of the log
 
-$(S)/index: $(S)/retrieval training/index.py serving/snapshot_build.py
+$(S)/index: $(S)/retrieval training/index.py $(wildcard serving/snapshot_build/*.py)
 	$(PY) -m training index
 	$(PY) -m serving snapshot
 	@touch $@

@@ -42,19 +42,19 @@ from serving.parts import Parts, load_parts
 from serving.precomputed import PrecomputedSlates
 from serving.prefetch import Prefetcher
 from serving.snapshot import Snapshot, load_snapshot
-from serving.spec import (
+from serving.spec import FunnelSpec
+from serving.spec_file import DEFAULT_SPEC, load_specs
+from serving.spec_limits import CacheSpec
+from serving.spec_sources import (
     AnySourceSpec,
-    CacheSpec,
     FollowedSpec,
     FreshSpec,
-    FunnelSpec,
     HistorySpec,
     PopularSpec,
     RandomSpec,
     TrendingSpec,
     TwoTowerSpec,
 )
-from serving.spec_file import DEFAULT_SPEC, load_specs
 from serving.tracing import TracedStages, Tracing, open_tracing
 from serving.visits import Visits
 

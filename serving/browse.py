@@ -14,7 +14,8 @@ from serving.funnel.sources.base import Found, best_eligible, first_eligible
 from serving.funnel.sources.ranked_lists import PopularSource, TrendingSource
 from serving.funnel.state import Controls, RequestState
 from serving.snapshot import UNKNOWN, Snapshot
-from serving.spec import EligibilitySpec, PopularSpec, TrendingSpec
+from serving.spec_ranking import EligibilitySpec
+from serving.spec_sources import PopularSpec, TrendingSpec
 
 ITEM_TO_ITEM, CONTENT = "item_to_item", "content"
 

@@ -19,7 +19,7 @@ from core.errors import StoreUnavailableError
 from core.logs import logger
 from events.sqlite_erase import erase, overwrite_deleted
 from events.sqlite_errors import mapped_errors
-from serving.spec import ExplanationsSpec
+from serving.spec_operation import ExplanationsSpec
 
 _MAX_WAITING = 1_000
 _TRIM_EVERY = 500

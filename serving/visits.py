@@ -12,7 +12,7 @@ from weakref import ref
 
 from serving.funnel.request import Slate
 from serving.snapshot import Snapshot
-from serving.spec import CacheSpec
+from serving.spec_limits import CacheSpec
 
 
 @dataclass

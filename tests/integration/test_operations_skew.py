@@ -35,7 +35,7 @@ from serving.funnels import ServingFunnels, fingerprint
 from serving.metrics import Metrics
 from serving.parts import load_parts
 from serving.snapshot import load_snapshot, save_snapshot
-from serving.snapshot_build import build_snapshot
+from serving.snapshot_build.build import build_snapshot
 from serving.spec_file import load_spec, with_overlay
 from tests.serving_fakes import FakeModel
 from tests.synthetic_small import small_config

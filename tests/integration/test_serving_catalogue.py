@@ -21,7 +21,7 @@ from serving.entity_schemas import CreatorIn, PostIn, UserIn
 from serving.entity_store import EntityStore
 from serving.live.assembly import go_live, live_parts
 from serving.live.view import LiveSnapshot, LiveView
-from serving.snapshot_build import build_snapshot
+from serving.snapshot_build.build import build_snapshot
 from tests.serving_fakes import AS_OF, FakeTower, make_parts, make_runtime, make_settings, make_snapshot, make_spec
 from tests.serving_server import running
 

@@ -5,7 +5,7 @@ import numpy as np
 from serving.funnel.sources.base import Found, best_eligible, first_eligible
 from serving.funnel.state import RequestState
 from serving.snapshot import UNKNOWN, Lists
-from serving.spec import PopularSpec, TrendingSpec
+from serving.spec_sources import PopularSpec, TrendingSpec
 
 
 class TrendingSource:
