@@ -249,6 +249,9 @@ def report(is_quick: bool, alone: Mapping[int, Alone], raw: Mapping[str, Any]) -
             "worker_mb": round(max(own), 1),
             "cpu_ms": round(whole.cpu_ms, 3),
             "floor_with_user_tower_ratio": round(whole.cpu_ms / (floor + parts.user_tower), 2),
+            "floor_of_torch_ratio": round(
+                whole.cpu_ms / (floor - parts.first_stage - parts.second_stage + parts.torch_forwards), 2
+            ),
             "parts_ms": _rounded(asdict(parts)),
             "stages_ms": _rounded(raw["stages"]),
             "alone": {str(size): _rounded(asdict(a)) for size, a in alone.items()},
@@ -261,7 +264,7 @@ def report(is_quick: bool, alone: Mapping[int, Alone], raw: Mapping[str, Any]) -
     )
 
 
-_TIMES = ("search", "redis", "user_tower", "first_stage", "second_stage")
+_TIMES = ("search", "redis", "user_tower", "first_stage", "second_stage", "torch_forwards")
 
 
 def _rounded(values: Mapping[str, float]) -> dict[str, float]:

@@ -24,8 +24,8 @@ from core.settings import Settings
 from events.served import ServedLog
 from feature_repo.stores.packed.server import SingleServer
 from models.ann import PostIndex, padded
-from models.second_stage import SecondStage
-from models.towers import TwoTower
+from models.encode import EncodedSide
+from models.graph import Graph
 from serving.bootstrap import Runtime, build_runtime
 from serving.funnel.first_stage import VectorRanker
 from serving.funnel.request import FeedRequest
@@ -45,6 +45,8 @@ class BareParts:
     first_stage: float
     """The user's vector and its product with the candidates' vectors."""
     second_stage: float
+    torch_forwards: float
+    """What the forward passes of both stages cost in torch, without the exported graphs."""
     first_stage_candidates: float
     second_stage_candidates: float
     redis_bytes: float
@@ -60,15 +62,17 @@ def measured(settings: Settings, redis_process: int, users: Sequence[int], warm_
                 ask(user)
         num = len(users) - warm_up
         candidates = sum(len(rows) for _, rows in calls["candidates"]) / num
-        posts = sum(post.num_rows for _, (_, post, *_) in calls["second_stage"]) / num
+        posts = sum(len(sides["post"]["numeric"]) for _, sides in calls["second_stage"]) / num
         raw_redis, num_bytes = _redis_ms(settings, redis_process, calls["redis"], num)
+        first, second = runtime.parts.first_stage.tower.module, runtime.parts.second_stage.module  # type: ignore[union-attr]
         return BareParts(
             _ms(calls["search"], lambda raw, q, k, parameters: raw.search(q, k, params=parameters), num),
             raw_redis,
-            _ms(calls["user_tower"], lambda module, side: module.user_vectors(side), num),
-            _ms(calls["first_stage"], lambda module, side: module.user_vectors(side), num)
-            + _ms(calls["candidates"], _products, num),
-            _ms(calls["second_stage"], lambda module, sides: module(*sides), num),
+            _ms(calls["user_tower"], Graph.run, num),
+            _ms(calls["first_stage"], Graph.run, num) + _ms(calls["candidates"], _products, num),
+            _ms(calls["second_stage"], Graph.run, num),
+            _ms(calls["first_stage"], lambda _, sides: first.user_vectors(*_tensors(sides)), num)
+            + _ms(calls["second_stage"], lambda _, sides: second(*_tensors(sides)), num),
             candidates,
             posts,
             num_bytes,
@@ -94,9 +98,16 @@ def _serving(settings: Settings) -> Iterator[tuple[Runtime, Callable[[int], obje
 def _recorded(runtime: Runtime) -> Iterator[Calls]:
     """Arguments of each part's calls while the block runs."""
     calls: Calls = defaultdict(list)
-    tower = runtime.parts.tower.module  # type: ignore[union-attr]
-    search, read = PostIndex.search_rows, SingleServer.read_packed
-    vectors, scores, forward = TwoTower.user_vectors, VectorRanker.scores, SecondStage.forward
+    parts: Any = runtime.parts
+    part_of = {
+        id(bundle.graph): part
+        for part, bundle in (
+            ("user_tower", parts.tower),
+            ("first_stage", parts.first_stage.tower),
+            ("second_stage", parts.second_stage),
+        )
+    }
+    search, read, run, scores = PostIndex.search_rows, SingleServer.read_packed, Graph.run, VectorRanker.scores
 
     def searching(self: Any, queries: Any, k: int, eligible: Any = None) -> Any:
         queries_BD = padded(np.array(queries, dtype=np.float32), self._index.d)
@@ -107,26 +118,25 @@ def _recorded(runtime: Runtime) -> Iterator[Calls]:
         calls["redis"].append((bytes(command),))
         return read(self, command)
 
-    def towering(self: Any, user: Any) -> Any:
-        calls["user_tower" if self is tower else "first_stage"].append((self, user))
-        return vectors(self, user)
+    def running(self: Any, sides: Any) -> Any:
+        calls[part_of[id(self)]].append((self, sides))
+        return run(self, sides)
 
     def scoring(self: Any, state: Any, rows: Any) -> Any:
         calls["candidates"].append((self._vectors, rows))
         return scores(self, state, rows)
 
-    def ranking(self: Any, *sides: Any) -> Any:
-        calls["second_stage"].append((self, sides))
-        return forward(self, *sides)
-
     with (
         patch.object(PostIndex, "search_rows", searching),
         patch.object(SingleServer, "read_packed", reading),
-        patch.object(TwoTower, "user_vectors", towering),
         patch.object(VectorRanker, "scores", scoring),
-        patch.object(SecondStage, "forward", ranking),
+        patch.object(Graph, "run", running),
     ):
         yield calls
+
+
+def _tensors(sides: dict[Any, Any]) -> list[EncodedSide]:
+    return [EncodedSide.of_arrays(arrays) for arrays in sides.values()]
 
 
 def _products(vectors: Any, rows: Any) -> object:

@@ -210,6 +210,10 @@ class Journal:
             self.is_failing = False
         return JournalReport(accepted, len(rows) - accepted)
 
+    def knows(self, user_id: int) -> bool:
+        """Whether there is any event of the user."""
+        return bool(self._read("SELECT 1 FROM events WHERE user_id = ? LIMIT 1", (user_id,)))
+
     def user_controls(self, user_id: int) -> UserControls:
         """What the user hid, blocked, followed and took back; a later wish overrules an earlier opposite one.
 

@@ -9,6 +9,17 @@ from core.schema import MEDIA_TYPES
 from feature_repo.catalog import CROSS_VIEW
 from feature_repo.columns import Columns
 
+POST_COLUMNS = (
+    "post_profile__creator_id",
+    "post_profile__topic_id",
+    "post_profile__created_at",
+    "post_profile__media_type",
+    "post_profile__language",
+    "post_profile__country",
+    "post_profile__content_embedding",
+)
+"""What `cross_features` reads of posts."""
+
 
 def cross_features(user: Columns, post: Columns, at_seconds: NDArray[np.float64] | float) -> Columns:
     """`user_post_cross__*` of each post for its user, [N] float32; uses nothing after `at_seconds`.

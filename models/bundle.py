@@ -3,11 +3,13 @@
     <bundle_id>/manifest.json         kind, spec, config, heads, calibrators, metrics, cost, bounds, versions, checksum
     <bundle_id>/weights.safetensors   weights under the names of the inference network
     <bundle_id>/spec.safetensors      arrays of the spec, where it has any: who owns which row, codebooks
+    <bundle_id>/graph.onnx            the network for one user (models/graph.py), where one was exported
 
 The bundle id is a hash over all files' content. Nothing here unpickles, and nothing here needs TorchRec.
 Legend: B users, N posts, D + 1 entries of a vector, H heads.
 """
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -28,10 +30,11 @@ from core.files import content_hash, file_hash, sync_folder, write_atomically
 from models.calibration import Calibrator, apply_calibrators
 from models.cost import Cost, cost_of, with_few_rows
 from models.embeddings import export_state
-from models.encode import encode
+from models.encode import EncodedSide, encode
 from models.features import Columns, FeatureSpec
 from models.first_stage import FirstStageConfig, build_first_stage
 from models.foundation import FoundationModel, config_from_json
+from models.graph import Graph, export_graph
 from models.metrics import finite
 from models.second_stage import SecondStage, SecondStageConfig
 from models.towers import TowerConfig, TwoTower
@@ -39,7 +42,7 @@ from models.towers import TowerConfig, TwoTower
 BundleKind = Literal["retrieval", "first_stage", "second_stage", "foundation"]
 KINDS: tuple[BundleKind, ...] = ("retrieval", "first_stage", "second_stage", "foundation")
 FORMAT_VERSION = 1
-MANIFEST, WEIGHTS, SPEC_ARRAYS = "manifest.json", "weights.safetensors", "spec.safetensors"
+MANIFEST, WEIGHTS, SPEC_ARRAYS, GRAPH = "manifest.json", "weights.safetensors", "spec.safetensors", "graph.onnx"
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class _VectorBundle:
     spec: FeatureSpec
     manifest: Mapping[str, Any]
     module: TwoTower
+    graph: Graph | None = None
 
     @property
     def dim(self) -> int:
@@ -59,7 +63,10 @@ class _VectorBundle:
     @torch.inference_mode()
     def user_vectors(self, columns: Columns) -> NDArray[np.float32]:
         """[B, D + 1] float32."""
-        vectors: NDArray[np.float32] = self.module.user_vectors(encode(self.spec, "user", columns)).numpy()
+        user = encode(self.spec, "user", columns)
+        if self.graph is not None and user.num_rows == 1:
+            return self.graph.run({"user": user.arrays()})
+        vectors: NDArray[np.float32] = self.module.user_vectors(user).numpy()
         return vectors
 
     @torch.inference_mode()
@@ -87,17 +94,31 @@ class SecondStageBundle:
     module: SecondStage
     heads: tuple[str, ...]
     calibrators: tuple[Calibrator, ...]
+    graph: Graph | None = None
 
-    @torch.inference_mode()
     def logits(self, user: Columns, post: Columns, cross: Columns) -> NDArray[np.float32]:
         """Uncalibrated logits [N, H] of one user (or N) against N posts."""
-        sides = encode(self.spec, "user", user), encode(self.spec, "post", post), encode(self.spec, "cross", cross)
-        found: NDArray[np.float32] = self.module(*sides).numpy()
-        return found
+        return self._logits(user, encode(self.spec, "post", post).arrays(), cross)
 
     def probabilities(self, user: Columns, post: Columns, cross: Columns) -> NDArray[np.float64]:
         """Calibrated probabilities [N, H] of one user (or N) against N posts."""
         return apply_calibrators(self.logits(user, post, cross), self.calibrators)
+
+    def encoded_posts(self, columns: Columns) -> dict[str, NDArray[Any]]:
+        """What the network reads of N posts, as arrays of N rows that may be kept and taken in any order."""
+        return encode(self.spec, "post", columns).arrays()
+
+    def probabilities_of(self, user: Columns, posts: Mapping[str, NDArray[Any]], cross: Columns) -> NDArray[np.float64]:
+        """The same as `probabilities` for posts that `encoded_posts` has read."""
+        return apply_calibrators(self._logits(user, posts, cross), self.calibrators)
+
+    @torch.inference_mode()
+    def _logits(self, user: Columns, posts: Mapping[str, NDArray[Any]], cross: Columns) -> NDArray[np.float32]:
+        of_user, of_pairs = encode(self.spec, "user", user), encode(self.spec, "cross", cross)
+        if self.graph is not None and of_user.num_rows == 1 and of_pairs.num_rows > 1:
+            return self.graph.run({"user": of_user.arrays(), "post": posts, "cross": of_pairs.arrays()})
+        found: NDArray[np.float32] = self.module(of_user, EncodedSide.of_arrays(posts), of_pairs).numpy()
+        return found
 
 
 @dataclass(frozen=True)
@@ -124,12 +145,14 @@ def save_bundle(
     metrics: Mapping[str, float],
     versions: Mapping[str, str],
     bounds: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    has_graph: bool = False,
 ) -> str:
     """Writes `parent/<bundle_id>/` and gives the bundle id: a hash of weights and manifest.
 
     `config` is the network's frozen dataclass; `heads` are heads or tasks; `bounds` are the legal values
-    of inputs (`{feature: {min, max}}`) that serving checks. Equal content gives the
-    same id, and a folder that is already there is kept. The write is atomic.
+    of inputs (`{feature: {min, max}}`) that serving checks; `has_graph` adds what makes serving fast. Equal content
+    gives the same id, and a folder that is already there is kept. The write is atomic.
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
@@ -157,6 +180,8 @@ def save_bundle(
             tensors = {name: torch.from_numpy(np.array(values)) for name, values in sorted(arrays.items())}
             write_atomically(temporary / SPEC_ARRAYS, save(tensors))
             manifest["spec_sha256"] = file_hash(temporary / SPEC_ARRAYS)
+        if has_graph:
+            manifest |= _write_graph(temporary, kind, spec, asdict(config), len(heads))
         bundle_id = _manifest_hash(manifest)
         write_atomically(
             temporary / MANIFEST, json.dumps({"bundle_id": bundle_id, **manifest}, indent=1, sort_keys=True)
@@ -227,6 +252,35 @@ def _cost(kind: BundleKind, spec: FeatureSpec, config: Mapping[str, Any], num_he
     return cost_of(module, spec, lambda user, post, _: module.user_vectors(user) @ module.post_vectors(post).T)
 
 
+def _write_graph(
+    folder: Path, kind: BundleKind, spec: FeatureSpec, config: Mapping[str, Any], num_heads: int
+) -> dict[str, str]:
+    """Exports the network whose weights lie in `folder`; its checksum for the manifest, nothing where it has none."""
+    with torch.random.fork_rng(devices=[]):
+        module = _build(kind, spec, config, num_heads)
+    if isinstance(module, FoundationModel):
+        return {}
+    module.load_state_dict(load_file(folder / WEIGHTS), strict=True)
+    graph = export_graph(module.requires_grad_(False).eval(), spec)
+    if graph is None:
+        return {}
+    write_atomically(folder / GRAPH, graph)
+    return {"graph_sha256": file_hash(folder / GRAPH)}
+
+
+def _graph(path: Path, manifest: Mapping[str, Any]) -> Graph | None:
+    if "graph_sha256" not in manifest:
+        return None
+    # Read once, so that what was checked is what runs.
+    try:
+        content = (path / GRAPH).read_bytes()
+    except OSError as error:
+        raise BundleError(f"bundle {path}: {GRAPH} cannot be read ({error}); restore it or train again") from error
+    if hashlib.sha256(content).hexdigest() != manifest["graph_sha256"]:
+        raise BundleError(f"bundle {path}: {GRAPH} does not match its checksum; restore it or train again")
+    return Graph(content)
+
+
 def _checked_file(path: Path, name: str, sha256: str) -> Path:
     file = path / name
     if not file.exists():
@@ -257,8 +311,9 @@ def load_bundle(path: Path) -> Bundle:
     except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise BundleError(f"bundle {path}: contents do not make a {kind} model ({error}); train again") from error
     module.requires_grad_(False).eval()
+    graph = _graph(path, manifest)
     if isinstance(module, SecondStage):
-        return SecondStageBundle(bundle_id, spec, manifest, module, tuple(manifest["heads"]), calibrators)
+        return SecondStageBundle(bundle_id, spec, manifest, module, tuple(manifest["heads"]), calibrators, graph)
     if isinstance(module, FoundationModel):
         return FoundationBundle(bundle_id, spec, manifest, module)
-    return (RetrievalBundle if kind == "retrieval" else FirstStageBundle)(bundle_id, spec, manifest, module)
+    return (RetrievalBundle if kind == "retrieval" else FirstStageBundle)(bundle_id, spec, manifest, module, graph)

@@ -13,8 +13,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from models.embeddings import table_modules
-from models.encode import EncodedSide
-from models.features import FeatureSpec, Side
+from models.encode import EncodedSide, blank_side
+from models.features import FeatureSpec
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def cost_of(
     places = tuple(f"{place}." for place in table_modules(module))
     indexed = [f for f in spec.features if f.is_indexed]
     return Cost(
-        flops_per_example=forward_flops(lambda: run(*(_blank(spec, side) for side in ("user", "post", "cross")))),
+        flops_per_example=forward_flops(lambda: run(*(blank_side(spec, side) for side in ("user", "post", "cross")))),
         table_bytes_per_example=4 * collections * sum(f.length * f.dim * (1 + (f.hashing == "multi")) for f in indexed),
         table_parameters=collections * sum(t.num_rows * t.dim for t in spec.tables),
         dense_parameters=sum(p.numel() for name, p in module.named_parameters() if not name.startswith(places)),
@@ -64,14 +64,3 @@ def with_few_rows(spec: FeatureSpec) -> FeatureSpec:
     """The spec with tables of two rows: nothing that is computed depends on how many there are."""
     small = {"num_rows": 2, "hashing": "plain", "min_count": 1}
     return FeatureSpec(tuple(replace(f, **small) if f.is_indexed else f for f in spec.features))  # type: ignore[arg-type]
-
-
-def _blank(spec: FeatureSpec, side: Side) -> EncodedSide:
-    """One example of nothing but zeros, every list as long as it may be."""
-    num_ids = sum(f.num_ids for f in spec.side(side))
-    return EncodedSide(
-        numeric=torch.zeros(1, spec.numeric_width(side)),
-        ids=torch.zeros(1, num_ids, dtype=torch.int64),
-        sequences={f.name: torch.zeros(1, f.length, dtype=torch.int64) for f in spec.side(side, "sequence")},
-        embeddings=torch.zeros(1, spec.embedding_width(side)),
-    )

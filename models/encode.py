@@ -20,6 +20,7 @@ from models.semantic_ids import codes_of, semantic_ids
 
 CHUNK_ROWS = 4096
 """Rows encoded at a time; a block of some hundred features then stays in the processor's cache."""
+_SEQUENCE = "sequence "
 CLIP = 8.0
 """Standardised values are cut here, so that one outlier cannot swamp a row."""
 
@@ -40,6 +41,27 @@ class EncodedSide:
     @property
     def num_rows(self) -> int:
         return self.numeric.shape[0]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name; see `of_tensors`."""
+        named = {"numeric": self.numeric, "ids": self.ids, "embeddings": self.embeddings}
+        return named | {f"{_SEQUENCE}{name}": rows for name, rows in self.sequences.items()}
+
+    @staticmethod
+    def of_tensors(named: Mapping[str, Tensor]) -> "EncodedSide":
+        """The side whose `tensors` these are."""
+        sequences = {n.removeprefix(_SEQUENCE): rows for n, rows in named.items() if n.startswith(_SEQUENCE)}
+        return EncodedSide(named["numeric"], named["ids"], sequences, named["embeddings"])
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The same as arrays of N rows, to be kept row by row; see `of_arrays`."""
+        return {name: tensor.numpy() for name, tensor in self.tensors().items()}
+
+    @staticmethod
+    def of_arrays(arrays: Mapping[str, NDArray[Any]]) -> "EncodedSide":
+        """The side whose `arrays` these are; others among them are ignored."""
+        known = {n: a for n, a in arrays.items() if n in ("numeric", "ids", "embeddings") or n.startswith(_SEQUENCE)}
+        return EncodedSide.of_tensors({name: torch.from_numpy(array) for name, array in known.items()})
 
     def overwrite(self, rows: Tensor, other: "EncodedSide") -> None:
         """Puts the rows of `other` in the place of `rows`."""
@@ -206,4 +228,15 @@ def encode(spec: FeatureSpec, side: Side, columns: Columns) -> EncodedSide:
         torch.from_numpy(ids_NC),
         {name: torch.from_numpy(rows) for name, rows in sequences.items()},
         torch.from_numpy(embeddings_NE),
+    )
+
+
+def blank_side(spec: FeatureSpec, side: Side, num_rows: int = 1) -> EncodedSide:
+    """Examples of nothing but zeros, every list as long as it may be, in the shapes that `encode` gives."""
+    num_ids = sum(f.num_ids for f in spec.side(side))
+    return EncodedSide(
+        numeric=torch.zeros(num_rows, spec.numeric_width(side)),
+        ids=torch.zeros(num_rows, num_ids, dtype=torch.int32),
+        sequences={f.name: torch.zeros(num_rows, f.length, dtype=torch.int32) for f in spec.side(side, "sequence")},
+        embeddings=torch.zeros(num_rows, spec.embedding_width(side)),
     )

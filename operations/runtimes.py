@@ -53,7 +53,7 @@ class RuntimePlatform:
         rows = np.flatnonzero(self.catalogue.is_recommendable)
         at_seconds = self.runtime.clock.now().timestamp()
         for start in range(0, len(rows), _WARM_POSTS):
-            funnel.features.post_columns(rows[start : start + _WARM_POSTS], at_seconds)
+            funnel.features.warm(rows[start : start + _WARM_POSTS], at_seconds)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from serving.funnel.ports import FeatureReader, HeavyRanker, LightRanker, Observ
 from serving.funnel.request import FeedRequest
 from serving.funnel.reserve import Reserve
 from serving.funnel.runner import Funnel
-from serving.funnel.second_stage import ModelRanker
+from serving.funnel.second_stage import EncodingModel, ModelRanker
 from serving.funnel.source_pool import SourcePool
 from serving.funnel.sources.base import Source
 from serving.funnel.sources.history import HistorySource
@@ -79,6 +79,8 @@ class Runtime:
     tracing: Tracing | None = None
     on_user_gone: list[Callable[[int], None]] = field(default_factory=list)
     """Told the id of each user that is deleted, whatever snapshot serves."""
+    on_new_snapshot: list[Callable[[], None]] = field(default_factory=list)
+    """Told once another snapshot has taken over: what keeps the one before alive is to let it go."""
 
     def __post_init__(self) -> None:
         self.watch(self.funnels.current)
@@ -163,7 +165,7 @@ class Runtime:
             is_used = any(_uses(spec, kind) for spec in funnels.specs.values())
             has_own = kind in funnels.parts.versions and kind not in funnels.parts.stand_ins
             self.metrics.part_missing(kind, is_used and not has_own)
-        self.metrics.watch_cache("post_features", funnels.default.features.posts.counts)
+        self.metrics.watch_cache("post_features", funnels.default.features.post_counts)
         self.metrics.watch_cache("creator_features", funnels.default.features.creators.counts)
         self.metrics.watch_cache("eligibility", funnels.default.eligibility_counts)
 
@@ -214,6 +216,7 @@ class Runtime:
             Prefetcher() if spec.paging.prefetch else None,
         )
         self.on_user_gone.append(visits.forget)
+        self.on_new_snapshot.append(visits.let_go)
         return Feed(
             self.funnels,
             stores,
@@ -348,10 +351,14 @@ def make_funnel(
     With a `pool` the spec's deadlines count, as they must on the request path and must not off it.
     """
     bounds = InputBounds(parts.bounds, observer.out_of_bounds)
-    features = features or FunnelFeatures(parts.reader, snapshot.catalogue, spec.caches, parts.feature_names, bounds)
+    model = parts.second_stage
+    features = features or FunnelFeatures(
+        parts.reader, snapshot.catalogue, spec.caches, parts.feature_names, bounds,
+        model.encoded_posts if isinstance(model, EncodingModel) else None,
+    )  # fmt: skip
     versions = {kind: bundle for kind, bundle in parts.versions.items() if _uses(spec, kind)}
     recorder = FeatureRecorder(feature_log, features, spec.version, versions) if feature_log else None
-    heavy = second_stage or (ModelRanker(parts.second_stage, features, recorder) if parts.second_stage else None)
+    heavy = second_stage or (ModelRanker(model, features, recorder) if model else None)
     light = first_stage or parts.first_stage
     if spec.first_stage is not None and first_stage is not None:
         versions["first_stage"] = first_stage.version

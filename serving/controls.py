@@ -33,7 +33,7 @@ class JournalControls:
         hidden = users.hidden.list_of(user_row)
         blocked = frozenset(users.blocked.list_of(user_row).tolist())
         followed = frozenset(users.followed.list_of(user_row).tolist())
-        if self._journal is None:
+        if self._journal is None or not self._journal.knows(user_id):
             return Controls(seen, hidden, blocked, followed)
         since = at - timedelta(days=self._seen_days)
         own = self._journal.user_controls(user_id)

@@ -138,7 +138,7 @@ def _warm(features: FunnelFeatures, snapshot: Snapshot, requests: list[FeedReque
         features.preload_users(users)
     rows = np.flatnonzero(snapshot.catalogue.is_recommendable)
     for start in range(0, len(rows), _BATCH):
-        features.post_columns(rows[start : start + _BATCH], at.timestamp())
+        features.warm(rows[start : start + _BATCH], at.timestamp())
 
 
 def _table(slates: list[Slate]) -> pa.Table:

@@ -22,6 +22,8 @@ from events.sqlite_errors import mapped_errors
 from serving.spec_operation import ExplanationsSpec
 
 _MAX_WAITING = 1_000
+_BATCH, _BATCH_SECONDS = 100, 0.2
+"""Pages written together: as many as wait, after so long."""
 _TRIM_EVERY = 500
 """Rows between two looks at age and size."""
 _SCHEMA = """
@@ -50,7 +52,7 @@ class Explanations:
         self._waiting: OrderedDict[int, Callable[[], Explained]] = OrderedDict()
         self._change = Condition()
         self._file = Lock()
-        self._is_closing = False
+        self._is_closing = self._is_hurried = False
         self._num_written = 0
         with mapped_errors("explanations", path):
             self._connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
@@ -68,7 +70,8 @@ class Explanations:
                 self._dropped()
                 return
             self._waiting[request_id] = explain
-            self._change.notify()
+            if len(self._waiting) in (1, _BATCH):
+                self._change.notify_all()
 
     def find(self, request_id: int) -> Explained | None:
         """The explanation, None where it was never kept or has left. Raises StoreUnavailableError."""
@@ -110,7 +113,10 @@ class Explanations:
     def flush(self) -> None:
         """Returns when everything kept so far is written or lost."""
         with self._change:
+            self._is_hurried = True
+            self._change.notify_all()
             self._change.wait_for(lambda: not self._waiting, timeout=10)
+            self._is_hurried = False
 
     def close(self) -> None:
         """Writes what waits and ends."""
@@ -129,22 +135,32 @@ class Explanations:
         return int((pages - free) * size)
 
     def _write_on(self) -> None:
-        while True:
-            with self._change:
-                self._change.wait_for(lambda: self._waiting or self._is_closing)
-                if not self._waiting:
-                    return
-                batch = list(self._waiting.items())
-            try:
-                self._write(batch)
-            except Exception as error:  # the writer must outlive a full disk and whatever one page holds
-                logger("serving").warning("explanations not kept", count=len(batch), reason=type(error).__name__)
-                for _ in batch:
-                    self._dropped()
-            with self._change:
-                for request_id, _ in batch:
-                    self._waiting.pop(request_id, None)
-                self._change.notify_all()
+        # A step of its own each: a page that is written must not be held, and with it its catalogue, by this thread.
+        while self._write_next():
+            pass
+
+    def _write_next(self) -> bool:
+        """Whether there is more to come."""
+        with self._change:
+            self._change.wait_for(lambda: self._waiting or self._is_closing)
+            # A transaction costs as much as many rows.
+            self._change.wait_for(
+                lambda: len(self._waiting) >= _BATCH or self._is_hurried or self._is_closing, _BATCH_SECONDS
+            )
+            if not self._waiting:
+                return False
+            batch = list(self._waiting.items())
+        try:
+            self._write(batch)
+        except Exception as error:  # the writer must outlive a full disk and whatever one page holds
+            logger("serving").warning("explanations not kept", count=len(batch), reason=type(error).__name__)
+            for _ in batch:
+                self._dropped()
+        with self._change:
+            for request_id, _ in batch:
+                self._waiting.pop(request_id, None)
+            self._change.notify_all()
+        return True
 
     def _write(self, batch: list[tuple[int, Callable[[], Explained]]]) -> None:
         rows, newest = [], 0.0

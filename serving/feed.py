@@ -67,9 +67,8 @@ class Feed:
         with visit.lock:
             entries, end, degraded = self._cut(visit, offset, request, funnel, may_rank)
             is_over = visit.is_exhausted and end >= visit.end
-        posts = tuple(
-            PagePost(replace(slate.post(place), position=position), slate, place) for position, slate, place in entries
-        )
+            self._keep_current(visit, funnel)
+        posts = tuple(PagePost(slate.post(place, position), slate, place) for position, slate, place in entries)
         next_cursor = None
         if posts and not is_over:
             at = Cursor(visit.visit_id, visit.list_id, request.user_id, end)
@@ -118,6 +117,11 @@ class Feed:
         )  # fmt: skip
         return self._kept(visit), at.offset
 
+    def _keep_current(self, visit: Visit, funnel: Funnel) -> None:
+        """Has a visit that was ranked while a newer snapshot took over keep nothing of the one before."""
+        if self._funnels.current.snapshot is not funnel.snapshot:
+            visit.let_go()
+
     def _kept(self, visit: Visit) -> Visit:
         self._visits.keep(visit)
         return visit
@@ -136,26 +140,34 @@ class Feed:
     ) -> tuple[list[tuple[int, Slate, int]], int, tuple[str, ...]]:
         """Position, slate and place of each post of the page, where the next page starts, and what was missing."""
         visit.serve_from(funnel.snapshot)
-        is_barred = self._barred(request, funnel)
+        is_barred: Callable[[Slate, int], bool] | None = None
         entries: list[tuple[int, Slate, int]] = []
-        at, degraded, is_cached = offset, dict[str, None](), True
+        at, degraded, ranked = offset, dict[str, None](), list[Slate]()
         while len(entries) < request.limit:
             if at >= visit.end:
                 if visit.is_exhausted:
                     break
+                if visit.num_behind:
+                    visit.complete()
+                    continue
                 # A page that needs two rankings gives each its own id, and with it its own draws.
-                ranking = request if is_cached else replace(request, request_id=self._id())
-                visit.add(self._ranked(visit, ranking, funnel, may_rank))
-                is_cached = False
+                ranking = replace(request, request_id=self._id()) if ranked else request
+                ranked.append(self._ranked(visit, ranking, funnel, may_rank))
+                visit.add(ranked[-1])
                 continue
             slate, place = visit.entries[at - visit.first_offset]
             if entries and slate is not entries[0][1] and _versions(slate) != _versions(entries[0][1]):
                 break  # a page is of one spec and one set of models; the next page begins with the new ones
-            if not is_barred(slate, place):
-                entries.append((at, slate, place))
-                degraded |= dict.fromkeys(slate.degraded)
+            # What was ranked just now keeps to the user's wishes.
+            if not any(slate is fresh for fresh in ranked):
+                is_barred = is_barred or self._barred(request, funnel)
+                if is_barred(slate, place):
+                    at += 1
+                    continue
+            entries.append((at, slate, place))
+            degraded |= dict.fromkeys(slate.degraded)
             at += 1
-        self._metrics.cache("slates", is_cached)
+        self._metrics.cache("slates", not ranked)
         return entries, at, tuple(degraded)
 
     def _ranked(self, visit: Visit, request: FeedRequest, funnel: Funnel, may_rank: bool) -> Slate:
@@ -169,7 +181,7 @@ class Feed:
         )
         if not may_rank:
             return self._stores.reserve.slate(funnel, whole)
-        slate = funnel.rank(whole)
+        slate = funnel.rank(whole, first=request.limit)
         if RANKING & set(slate.degraded):
             stored = self._stores.reserve.precomputed(funnel, whole)
             if stored is not None:
@@ -179,15 +191,17 @@ class Feed:
     def _prefetch(self, visit: Visit, request: FeedRequest, end: int, funnel: Funnel) -> None:
         """Ranks on in the background where the next page is not held in full."""
         prefetcher = self._stores.prefetcher
-        if prefetcher is None or visit.is_exhausted or visit.end - end >= request.limit:
+        if prefetcher is None or not _needs_more(visit, end, request.limit):
             return
 
         def rank_on() -> None:
             with visit.lock:
-                if not visit.is_exhausted and visit.end - end < request.limit:
+                if _needs_more(visit, end, request.limit):
                     visit.serve_from(funnel.snapshot)
+                    visit.complete()
                     later = replace(request, at=self._clock.now(), request_id=self._id())
                     visit.add(self._ranked(visit, later, funnel, True))
+                    self._keep_current(visit, funnel)
 
         self._metrics.prefetched(prefetcher.submit(rank_on))
 
@@ -227,6 +241,11 @@ class Feed:
             self._served.append(record)
         except StoreUnavailableError:
             self._metrics.degraded("served_log")
+
+
+def _needs_more(visit: Visit, end: int, limit: int) -> bool:
+    """Whether a page from `end` on has to wait for a ranking."""
+    return not visit.is_exhausted and visit.end + visit.num_behind - end < limit
 
 
 def _versions(slate: Slate) -> tuple[str, Mapping[str, str]]:

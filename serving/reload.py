@@ -73,6 +73,8 @@ class Reloader:
             if snapshot is None or parts is None:
                 return False
             self._take_over(current, self._runtime.renewed(specs, parts, snapshot))
+            for let_go in self._runtime.on_new_snapshot:
+                let_go()
         except StoreUnavailableError as error:
             self._refuse_snapshot(f"it cannot catch up with what was written since; trying again ({error})")
             self._served = self._served._replace(snapshot="")

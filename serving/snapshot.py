@@ -48,6 +48,15 @@ class Ragged(NamedTuple):
         """Weights beside `list_of(i)`."""
         return self.weights[self.offsets[i] : self.offsets[i + 1]] if 0 <= i < len(self) else self.weights[:0]
 
+    def several(self, places: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Values of the lists at `places` one behind the other, and which of `places` each value is of."""
+        known = np.flatnonzero((places >= 0) & (places < len(self)))
+        starts = self.offsets[places[known]]
+        sizes = self.offsets[places[known] + 1] - starts
+        owners = np.repeat(known, sizes)
+        within = np.arange(len(owners)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return self.values[np.repeat(starts, sizes) + within], owners
+
 
 class Texts(NamedTuple):
     """Strings by position in one UTF-8 buffer."""
@@ -66,6 +75,12 @@ def find_rows(sorted_ids: NDArray[np.int64], ids: NDArray[np.int64]) -> Rows:
         return np.full(len(wanted), UNKNOWN, dtype=np.int64)
     at = np.minimum(np.searchsorted(sorted_ids, wanted), len(sorted_ids) - 1)
     return np.where(sorted_ids[at] == wanted, at, UNKNOWN).astype(np.int64)
+
+
+def find_row(sorted_ids: NDArray[np.int64], wanted: int) -> int:
+    """Position of one id in `sorted_ids`, UNKNOWN where it is not there."""
+    at = int(sorted_ids.searchsorted(wanted))
+    return at if at < len(sorted_ids) and sorted_ids[at] == wanted else UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -141,7 +156,12 @@ class Catalogue:
     def creator_rows(self, creator_id: int) -> Rows:
         """Rows of one creator's posts, newest first."""
         creators, lists = self.by_creator
-        return lists.list_of(int(find_rows(creators, np.array([creator_id]))[0]))
+        return lists.list_of(find_row(creators, creator_id))
+
+    def rows_by_creators(self, creator_ids: NDArray[np.int64]) -> tuple[Rows, NDArray[np.int64]]:
+        """Rows of the creators' posts, and each one's place in `creator_ids`: in their order, newest first."""
+        creators, lists = self.by_creator
+        return lists.several(find_rows(creators, creator_ids))
 
 
 @dataclass(frozen=True)
@@ -173,7 +193,7 @@ class Users:
     """Creator ids followed."""
 
     def row_of(self, user_id: int) -> int:
-        return int(find_rows(self.user_ids, np.array([user_id]))[0])
+        return find_row(self.user_ids, user_id)
 
 
 @dataclass(frozen=True)

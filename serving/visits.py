@@ -42,21 +42,44 @@ class Visit:
         return self.first_offset + len(self.entries)
 
     def serve_from(self, snapshot: Snapshot) -> None:
-        """Makes the rows of all slates those of `snapshot`, UNKNOWN for posts that it lacks. Hold the lock."""
+        """Makes the rows of all slates those of `snapshot`, UNKNOWN for posts that it lacks. Hold the lock.
+
+        What another snapshot ranked and nobody put in order yet is ranked again.
+        """
         if self.snapshot is not None and self.snapshot() is snapshot:
             return
         moved: dict[int, Slate] = {}
         for slate, _ in self.entries:
             if id(slate) not in moved:
                 rows = snapshot.catalogue.rows_of(slate.post_ids)
-                moved[id(slate)] = replace(slate, candidates=replace(slate.candidates, rows=rows))
+                moved[id(slate)] = replace(slate, candidates=replace(slate.candidates, rows=rows), rest=None)
         self.entries = [(moved[id(slate)], place) for slate, place in self.entries]
         self.snapshot = ref(snapshot)
+
+    def let_go(self) -> None:
+        """Forgets what is ranked and not put in order: it keeps the catalogue it was ranked over. Hold the lock."""
+        if self.num_behind:
+            last = self.entries[-1][0]
+            bare = replace(last, rest=None)
+            self.entries = [(bare if slate is last else slate, place) for slate, place in self.entries]
 
     def add(self, slate: Slate) -> None:
         """Appends a slate of the same snapshot. One without posts means that the catalogue has no more."""
         self.entries += [(slate, place) for place in range(len(slate))]
         self.is_exhausted = len(slate) == 0
+
+    @property
+    def num_behind(self) -> int:
+        """Ranked posts behind `end` that were not put in order yet."""
+        rest = self.entries[-1][0].rest if self.entries else None
+        return rest.num_posts if rest is not None else 0
+
+    def complete(self) -> None:
+        """Appends the posts behind `end` that are ranked already."""
+        if self.num_behind:
+            slate, place = self.entries[-1]
+            whole = slate.whole()
+            self.entries += [(whole, later) for later in range(place + 1, len(whole))]
 
     def held_post_ids(self) -> tuple[int, ...]:
         """Ids of everything the visit showed or will show."""
@@ -104,6 +127,14 @@ class Visits:
         with self._lock:
             for list_id in [v.list_id for v in self._visits.values() if v.user_id == user_id]:
                 del self._visits[list_id]
+
+    def let_go(self) -> None:
+        """Has every visit forget what keeps an older snapshot alive."""
+        with self._lock:
+            visits = list(self._visits.values())
+        for visit in visits:
+            with visit.lock:
+                visit.let_go()
 
     def started(self) -> float:
         """Now, on the clock that ages visits."""

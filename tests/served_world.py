@@ -62,19 +62,19 @@ FEATURES = (
 CROSS = Feature("user_post_cross__post_age_hours", "cross", "numeric", "log1p")
 
 
-def make_world(folder: Path, **fields: object) -> Settings:
-    """Snapshot and signed champions; Redis is empty until `fill_redis`."""
+def make_world(folder: Path, *, has_graphs: bool = False, **fields: object) -> Settings:
+    """Snapshot and signed champions, run by torch unless they have graphs; Redis is empty until `fill_redis`."""
     settings = make_settings(folder, **fields)
     snapshot = make_snapshot()
     save_snapshot(settings.workspace, snapshot)
     for kind in ("retrieval", "first_stage", "second_stage"):
-        publish_model(settings, kind)
+        publish_model(settings, kind, has_graph=has_graphs)
     publish_vectors(settings, snapshot)
     sign_champions(settings)
     return settings
 
 
-def publish_model(settings: Settings, kind: str, seed: int = 0) -> str:
+def publish_model(settings: Settings, kind: str, seed: int = 0, *, has_graph: bool = False) -> str:
     """Makes a new bundle of the kind champion; nothing is signed."""
     torch.manual_seed(seed)
     with_cross = (CROSS,) if kind == "second_stage" else ()
@@ -90,7 +90,7 @@ def publish_model(settings: Settings, kind: str, seed: int = 0) -> str:
         module = TwoTower(spec, config, 1, is_training=True)
     parent = settings.workspace.bundles / kind
     calibrators = [Calibrator(intercept=-2.0)] * len(heads) if kind == "second_stage" else []
-    bundle_id = save_bundle(parent, kind, module, spec, config, heads, calibrators, {}, {})
+    bundle_id = save_bundle(parent, kind, module, spec, config, heads, calibrators, {}, {}, has_graph=has_graph)
     pointer = parent / "champion.json"
     before = json.loads(pointer.read_text())["bundle_id"] if pointer.exists() else None
     pointer.write_text(json.dumps({"bundle_id": bundle_id, "previous": before}))

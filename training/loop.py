@@ -73,8 +73,18 @@ class FittedModel:
     history: tuple[dict[str, float], ...]
     metrics: dict[str, float]
 
-    def save(self, parent: Path, versions: dict[str, str], bounds: dict[str, dict[str, Any]] | None = None) -> Path:
-        """Writes the bundle below `parent` and gives its folder; the folder's name is the bundle id."""
+    def save(
+        self,
+        parent: Path,
+        versions: dict[str, str],
+        bounds: dict[str, dict[str, Any]] | None = None,
+        *,
+        has_graph: bool = False,
+    ) -> Path:
+        """Writes the bundle below `parent` and gives its folder; the folder's name is the bundle id.
+
+        `has_graph`: the bundle is to be served, for which its network is exported too.
+        """
         bundle_id = save_bundle(
             parent,
             self.kind,
@@ -86,6 +96,7 @@ class FittedModel:
             self.metrics,
             versions,
             bounds,
+            has_graph=has_graph,
         )
         return parent / bundle_id
 

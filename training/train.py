@@ -97,7 +97,9 @@ def train_stage(
     with held(checkpoints):
         fitted = _fit(recipe, train, validation, example_set, settings, progress, checkpoints)
         bounds = compile_bounds(name for side in SIDES for name in fitted.spec.columns(side))
-        bundle = fitted.save(settings.workspace.bundles / kind, _versions(example_set.manifest, recipe), bounds)
+        bundle = fitted.save(
+            settings.workspace.bundles / kind, _versions(example_set.manifest, recipe), bounds, has_graph=True
+        )
         with tempfile.TemporaryDirectory() as folder:
             findings = _findings(Path(folder), started_at, fitted, bundle, example_set, validation, options)
             return publish(settings, fitted, config, example_set.manifest, bundle, findings)

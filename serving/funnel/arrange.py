@@ -73,25 +73,32 @@ def arrange(
     exploration: Exploration | None = None,
     rng: np.random.Generator | None = None,
     forced: Sequence[int] | None = None,
+    placed: Sequence[int] | NDArray[np.int64] = (),
 ) -> Arrangement:
     """The best `limit` candidates in slate order; non-finite scores come last.
 
+    `placed`: places that head the slate already, in order; the outcome is of the positions behind them, and equal to
+    what one call for all of them would have given if `rng` goes on from where it was.
     `forced`: places that are taken in this order whatever the draw; `propensities` then says how probable each was,
     0 where it could not have been chosen. That is what off-policy estimates ask of a target policy.
     """
     limit = min(limit, len(scores)) if forced is None else len(forced)
+    after = len(placed)
     constraints, spread = constraints or Constraints(), spread or Spread()
     is_exploring = exploration is not None and exploration.is_on
     if not constraints.is_on and spread.weight == 0 and not is_exploring and forced is None:
-        return Arrangement(best_first(scores)[:limit], np.ones(limit), (frozenset(),) * len(scores), {})
+        return Arrangement(best_first(scores)[after:limit], np.ones(limit - after), (frozenset(),) * len(scores), {})
     if is_exploring and rng is None and forced is None:
         raise ValueError("exploration needs a random generator")
     # Inside, places are ranks: the best remaining score is then the first one left.
     by_score = best_first(scores)
     guard = Guard(constraints.taken(by_score), creator_ids[by_score], limit, list(previous_creator_ids))
     run = _Run(scores[by_score], guard, spread.taken(by_score), exploration if is_exploring else None)
-    ranks = None if forced is None else np.argsort(by_score)[np.asarray(forced, dtype=np.int64)].tolist()
-    for position in range(limit):
+    rank_of = np.argsort(by_score) if forced is not None or after else by_score
+    for rank in rank_of[np.asarray(placed, dtype=np.int64)].tolist():
+        run.take(rank)
+    ranks = None if forced is None else rank_of[np.asarray(forced, dtype=np.int64)].tolist()
+    for position in range(after, limit):
         number = rng.random() if is_exploring and rng is not None and ranks is None else None
         run.step(constraints.first_position + position, position, number, None if ranks is None else ranks[position])
     moved_by = [frozenset[str]()] * len(scores)
@@ -108,22 +115,28 @@ class _Run:
         self, scores: NDArray[np.float64], guard: Guard, spread: Spread, exploration: Exploration | None
     ) -> None:
         self._guard = guard
-        self._relevance = _relevance(scores)
+        relevance = _relevance(scores)
         self._num_finite = int(np.isfinite(scores).sum())
-        self._is_left = ~guard.reserved(len(scores))
-        self._num_good = int(np.count_nonzero(self._is_left[: self._num_finite]))
-        self._first = 0
         self._weight, self._diversity = spread.weight, spread.start(len(scores))
-        self._base = (1 - spread.weight) * self._relevance
         self._exploration = exploration
-        self._width = self._score_spread(exploration.pool) if exploration else 0.0
+        self._width = self._score_spread(relevance, exploration.pool) if exploration else 0.0
+        self._pool = ~guard.reserved(len(scores))
+        """Who may be chosen now. Those without a finite score wait until nobody else is left."""
+        self._waiting = np.flatnonzero(self._pool[self._num_finite :]) + self._num_finite
+        self._num_left = int(np.count_nonzero(self._pool)) - len(self._waiting)
+        self._pool[self._waiting] = False
+        self._base = (1 - spread.weight) * relevance
+        """The part of merit that does not change, -inf for who may not be chosen."""
+        self._whole_base = self._base.copy()
+        self._base[~self._pool] = -np.inf
+        self._let_in()
         self.order: list[int] = []
         self.propensities: list[float] = []
         self.moved_by: dict[int, set[str]] = {}
 
-    def _score_spread(self, pool: int) -> float:
+    def _score_spread(self, relevance: NDArray[np.float64], pool: int) -> float:
         """Relevance between the best and the worst post of the pool: robust against outliers far down."""
-        best = self._relevance[: self._num_finite][:pool]
+        best = relevance[: self._num_finite][:pool]
         return float(best[0] - best[-1]) if len(best) else 0.0
 
     def step(self, at: int, position: int, number: float | None, forced: int | None) -> None:
@@ -144,32 +157,38 @@ class _Run:
             choice, chance = forced, 0.0
         self.order.append(choice)
         self.propensities.append(chance)
-        self._take(choice)
+        self.take(choice)
 
-    def _take(self, choice: int) -> None:
-        if choice < self._num_finite and self._is_left[choice]:
-            self._num_good -= 1
-        self._is_left[choice] = False
+    def take(self, choice: int) -> None:
+        """Counts a candidate as placed."""
+        if self._pool[choice]:
+            self._num_left -= 1
+            self._pool[choice] = False
+            self._base[choice] = -np.inf
+        else:
+            self._waiting = self._waiting[self._waiting != choice]
+        self._let_in()
         self._guard.place(choice)
         if self._diversity is not None:
             self._diversity.place(choice)
 
+    def _let_in(self) -> None:
+        if self._num_left == 0 and len(self._waiting):
+            self._pool[self._waiting] = True
+            self._base[self._waiting] = self._whole_base[self._waiting]
+            self._num_left, self._waiting = len(self._waiting), self._waiting[:0]
+
     def _best(self, position: int, is_drawing: bool) -> tuple[int, NDArray[np.bool_], NDArray[np.float64]]:
-        """The candidate that stands here without a draw, all that could, and their merit."""
-        pool = self._is_left
-        if self._num_good and self._num_finite < len(pool):
-            pool = pool & (np.arange(len(pool)) < self._num_finite)
-        while self._first < len(pool) - 1 and not self._is_left[self._first]:
-            self._first += 1
-        merit, best = self._relevance, self._first
+        """The candidate that stands here without a draw, all that could, and their merit, -inf for the others."""
+        pool, merit, best = self._pool, self._base, int(self._base.argmax())
         if self._diversity is not None:
             merit = self._base + self._weight * self._diversity.gains()
-            best = self._moved(best, _argmax(merit, pool), DIVERSITY)
+            best = self._moved(best, int(merit.argmax()), DIVERSITY)
         if not is_drawing and self._guard.permits(best, position):
             return best, pool, merit
         for rule, narrower in self._guard.narrowed(pool, position):
-            pool = narrower
-            best = self._moved(best, best if pool[best] else _argmax(merit, pool), rule)
+            pool, merit = narrower, np.where(narrower, merit, -np.inf)
+            best = self._moved(best, best if pool[best] else int(merit.argmax()), rule)
         return best, pool, merit
 
     def _moved(self, before: int, after: int, rule: str) -> int:
@@ -177,10 +196,6 @@ class _Run:
             self.moved_by.setdefault(before, set()).add(rule)
             self.moved_by.setdefault(after, set()).add(rule)
         return after
-
-
-def _argmax(merit: NDArray[np.float64], allowed: NDArray[np.bool_]) -> int:
-    return int(np.argmax(np.where(allowed, merit, -np.inf)))
 
 
 def _relevance(scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -110,9 +110,9 @@ class Guard:
         return floor is not None and int(floor.share * (self._num_placed + 1) + 1e-9) > self._num_small
 
     def narrowed(self, pool: NDArray[np.bool_], position: int) -> list[tuple[str, NDArray[np.bool_]]]:
-        """What each acting rule left of `pool`, in order."""
+        """What each acting rule left of `pool`, in order; a rule that leaves all of it is not named."""
         steps: list[tuple[str, NDArray[np.bool_]]] = []
-        for rule, is_met in self._acting(position):
+        for rule, is_met in self._acting(pool, position):
             narrower = pool & is_met
             if narrower.any():
                 pool = narrower
@@ -121,12 +121,13 @@ class Guard:
                 self.num_relaxed[rule] = self.num_relaxed.get(rule, 0) + 1
         return steps
 
-    def _acting(self, position: int) -> list[tuple[str, NDArray[np.bool_]]]:
+    def _acting(self, pool: NDArray[np.bool_], position: int) -> list[tuple[str, NDArray[np.bool_]]]:
         rules, acting = self._rules, []
-        if rules.creator_window and self._above:
-            is_other = np.ones(len(self._creators), dtype=np.bool_)
-            for creator in self._above[-rules.creator_window :]:
-                is_other[self._places_of.get(creator, [])] = False
+        above = self._above[-rules.creator_window :] if rules.creator_window else []
+        barred = [place for creator in above for place in self._places_of.get(creator, ()) if pool[place]]
+        if barred:
+            is_other = np.ones(len(pool), dtype=np.bool_)
+            is_other[barred] = False
             acting.append((CREATOR_WINDOW, is_other))
         if rules.floor is not None and self._owes_small():
             acting.append((EXPOSURE_FLOOR, rules.floor.is_small))

@@ -49,16 +49,15 @@ class Likeness:
         self._topic_ids = topic_ids
         self._content = content
         self._count = num_candidates
-        # All at once is one product of matrices; beyond this many it would be too large a one.
-        self._cosines = content @ content.T if content is not None and num_candidates <= _AT_ONCE else None
+        self._kept: dict[float, NDArray[np.float32]] = {}
 
     def positive(self, place: int) -> NDArray[np.float32]:
-        """To the candidate at `place`, within 0..1; opposite content counts as unlike, [N]."""
-        return self._mean(place, 0.0)
+        """To the candidate at `place`, within 0..1; opposite content counts as unlike, [N]; not to be written."""
+        return self._row(place, 0.0)
 
     def row(self, place: int) -> NDArray[np.float32]:
         """Row of the positive semi-definite similarity, within -0.5..1, [N]."""
-        row = self._mean(place, -1.0)
+        row = self._row(place, -1.0).copy()
         row[place] = self.diagonal[place]
         return row
 
@@ -71,16 +70,27 @@ class Likeness:
         squares = np.einsum("nd,nd->n", self._content, self._content)
         return np.asarray(squares if self._topic_ids is None else (ones + squares) / np.float32(2), dtype=np.float32)
 
-    def _mean(self, place: int, lowest: float) -> NDArray[np.float32]:
-        topics, mean = self._topic_ids, np.zeros(self._count, dtype=np.float32)
-        if self._content is not None:
-            cosines = self._cosines[place] if self._cosines is not None else self._content @ self._content[place]
-            mean = np.minimum(np.maximum(cosines, np.float32(lowest)), np.float32(1))
-            if topics is not None:
-                mean *= np.float32(0.5)
-        if topics is not None and topics[place] >= 0:
-            mean[topics == topics[place]] += np.float32(1.0 if self._content is None else 0.5)
-        return mean
+    def _row(self, place: int, lowest: float) -> NDArray[np.float32]:
+        if self._count > _AT_ONCE:
+            return self._means(slice(place, place + 1), lowest)[0]
+        # All rows in one go cost less than a few of them one by one.
+        if lowest not in self._kept:
+            self._kept[lowest] = self._means(slice(None), lowest)
+        return self._kept[lowest][place]
+
+    def _means(self, places: slice, lowest: float) -> NDArray[np.float32]:
+        """Means of both, cosines not below `lowest`, [M, N]."""
+        topics, content = self._topic_ids, self._content
+        if content is None:
+            means = np.zeros((len(range(self._count)[places]), self._count), dtype=np.float32)
+        else:
+            means = np.clip(content[places] @ content.T, np.float32(lowest), np.float32(1))
+        if topics is not None:
+            if content is not None:
+                means *= np.float32(0.5)
+            wanted = topics[places, None]
+            means[(topics == wanted) & (wanted >= 0)] += np.float32(1.0 if content is None else 0.5)
+        return means
 
 
 class Mmr:
@@ -94,7 +104,7 @@ class Mmr:
 
     def gains(self) -> NDArray[np.floating]:
         """Minus the greatest similarity, [N]."""
-        return np.asarray(self._rows.min(axis=0))
+        return np.minimum.reduce(self._rows, axis=0)
 
     def place(self, choice: int) -> None:
         """Counts a candidate as placed."""

@@ -9,6 +9,7 @@ change smoothly with the scores; the second gives each of the best `pool` posts 
 Sources: Plackett, "The analysis of permutations", 1975; Yellott 1977 for the Gumbel form.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,26 +46,27 @@ def choose(
 ) -> tuple[int, float]:
     """The place drawn by `number`, uniform in 0..1, and its probability; `forced` names the place instead.
 
-    Places are in order of score, so the pool is the first of the allowed ones. `best`: the allowed place of greatest
-    merit. `spread`: what `temperature` is a share of.
+    Places are in order of score, so the pool is the first of the allowed ones. `merit` is -inf where not allowed.
+    `best`: the allowed place of greatest merit. `spread`: what `temperature` is a share of.
     """
     uniform, width = exploration.probability, exploration.temperature * spread
-    soft: NDArray[np.float64] | None = None
+    soft = sums = None
     if width > 0:
-        soft = np.exp((np.where(is_allowed, merit, -np.inf) - merit[best]) / width)
+        soft = np.exp((merit - merit[best]) / width)
+        sums = soft.cumsum()
     size = min(exploration.pool, int(np.count_nonzero(is_allowed)))
     if forced is not None or number is None:
         choice = best if forced is None else forced
     elif number < uniform:
         choice = int(np.flatnonzero(is_allowed)[min(int(number / uniform * size), size - 1)])
-    elif soft is None:
+    elif sums is None:
         choice = best
     else:
-        sums = np.cumsum(soft)
         # Just below the last sum, which rounding could reach, and behind which nothing is.
-        at = min((number - uniform) / (1.0 - uniform) * sums[-1], np.nextafter(sums[-1], 0.0))
-        choice = int(np.searchsorted(sums, at, side="right"))
-    chance = float(choice == best) if soft is None else float(soft[choice] / soft.sum())
+        total = float(sums[-1])
+        at = min((number - uniform) / (1.0 - uniform) * total, math.nextafter(total, 0.0))
+        choice = int(sums.searchsorted(at, side="right"))
+    chance = float(choice == best) if soft is None or sums is None else float(soft[choice] / sums[-1])
     is_pooled = bool(is_allowed[choice]) and int(np.count_nonzero(is_allowed[: choice + 1])) <= exploration.pool
     return choice, (1.0 - uniform) * chance + (uniform / size if is_pooled else 0.0)
 

@@ -60,10 +60,18 @@ class FeatureRecorder:
         self._spec_version = spec_version
         self._model_versions = json.dumps(dict(sorted(model_versions.items())))
 
-    def record(self, state: RequestState, rows: NDArray[np.int64], posts: Columns, crosses: Columns) -> None:
-        """Keeps the columns when the request is in the sample. Raises nothing: a feed matters more than its record."""
+    def wants(self, state: RequestState, num_posts: int) -> bool:
+        """Whether the request is in the sample. Raises nothing."""
         try:
-            if state.user is not None and len(rows) and self._sink.wants(state.request.request_id):
+            return self._sink.wants(state.request.request_id)
+        except Exception:
+            self._sink.lost(num_posts)
+            return False
+
+    def record(self, state: RequestState, rows: NDArray[np.int64], posts: Columns, crosses: Columns) -> None:
+        """Keeps the columns. Raises nothing: a feed matters more than its record."""
+        try:
+            if state.user is not None and len(rows):
                 self._sink.keep(self._record(state, rows, state.user, posts | crosses))
         except Exception:
             self._sink.lost(len(rows))

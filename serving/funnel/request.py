@@ -1,6 +1,6 @@
 """What goes into a funnel and what comes out: FeedRequest, Slate and the report of every stage."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
@@ -99,6 +99,8 @@ class Slate:
     weights: tuple[float, ...]
     degraded: tuple[str, ...]
     stages: tuple[StageReport, ...]
+    rest: "Rest | None" = field(default=None, compare=False, repr=False)
+    """What is behind these posts; None where nothing is."""
 
     def __len__(self) -> int:
         return len(self.post_ids)
@@ -108,13 +110,13 @@ class Slate:
         """The posts in order."""
         return tuple(self.post(place) for place in range(len(self)))
 
-    def post(self, place: int) -> SlatePost:
-        """The post at `place`."""
+    def post(self, place: int, position: int | None = None) -> SlatePost:
+        """The post at `place`, which is its position too unless another is given."""
         return SlatePost(
             post_id=int(self.post_ids[place]),
             creator_id=int(self.creator_ids[place]),
             row=int(self.candidates.rows[place]),
-            position=place,
+            position=place if position is None else position,
             score=float(self.scores[place]),
             sources=self.sources_of(place),
             propensity=float(self.propensities[place]),
@@ -140,6 +142,10 @@ class Slate:
         finite = {name: value for name, value in scores.items() if np.isfinite(value)}
         return Explanation(finite, probabilities, contributions, self.rules[place])
 
+    def whole(self) -> "Slate":
+        """The slate with the posts behind it put in order."""
+        return self if self.rest is None else self.rest.arranged()
+
     def head(self, limit: int) -> "Slate":
         """The first `limit` posts."""
         if limit >= len(self):
@@ -152,4 +158,14 @@ class Slate:
             scores=self.scores[:limit],
             propensities=self.propensities[:limit],
             rules=self.rules[:limit],
+            rest=None,
         )
+
+
+@dataclass(frozen=True)
+class Rest:
+    """Posts of a slate that are put in order only when a page needs them."""
+
+    num_posts: int
+    arranged: Callable[[], Slate]
+    """The whole slate, the same first posts at its head."""

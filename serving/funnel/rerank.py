@@ -1,8 +1,9 @@
 """Final reranking: score adjustments, then the order under rules; says for each post which rules acted."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,18 @@ class Reranked:
     propensities: NDArray[np.float64]
     rules: tuple[tuple[str, ...], ...]
     report: StageReport
+    places: NDArray[np.int64]
+    """Of the posts among the candidates that were given."""
+    rest: "Callable[[], Reranked] | None" = None
+    """The whole slate, of which these are the first posts; None where nothing is behind them."""
+
+
+class _Scored(NamedTuple):
+    """Candidates with final scores, and by rule which of them it changed."""
+
+    candidates: Candidates
+    scores: NDArray[np.float64]
+    touched: dict[str, NDArray[np.bool_]]
 
 
 class Rerank:
@@ -56,25 +69,52 @@ class Rerank:
         rows = rows[rows != UNKNOWN]
         return candidates.preceded_by(rows[state.is_eligible(rows) & ~np.isin(rows, candidates.rows)])
 
-    def run(self, state: RequestState, candidates: Candidates, scores: NDArray[np.float64]) -> Reranked:
-        """The slate: at most `slate_size` posts."""
+    def run(
+        self, state: RequestState, candidates: Candidates, scores: NDArray[np.float64], first: int | None = None
+    ) -> Reranked:
+        """The slate: at most `slate_size` posts, or its first ones, behind which `Reranked.rest` goes on."""
         began = perf_counter()
-        adjusted, touched = self._adjusted(state.request, candidates.rows, scores)
-        arrangement = self._arranged(state.request, candidates, adjusted, state.rng)
-        order = arrangement.order
-        rules = tuple(_rules(arrangement, touched, int(candidate)) for candidate in order)
-        num_cut = len(candidates) - len(order)
+        scored = self._scored(state.request, candidates, scores)
+        return self._ordered(state.request, scored, state.rng, first, None, began)
+
+    def _ordered(
+        self,
+        request: FeedRequest,
+        scored: _Scored,
+        rng: np.random.Generator,
+        first: int | None,
+        above: Reranked | None,
+        began: float,
+    ) -> Reranked:
+        """The slate up to `first` posts, or to its end; those of `above` head it already."""
+        candidates, size = scored.candidates, min(self._spec.slate_size, len(scored.candidates))
+        end = size if first is None else min(first, size)
+        placed = () if above is None else above.places
+        arrangement = self._arranged(request, candidates, scored.scores, rng, end, placed=placed)
+        rules = tuple(_rules(arrangement, scored.touched, place) for place in arrangement.order.tolist())
+        order, propensities = arrangement.order, arrangement.propensities
+        if above is not None:
+            order = np.concatenate([above.places, order])
+            propensities = np.concatenate([above.propensities, propensities])
+            rules = above.rules + rules
         notes = tuple(f"{rule} yielded at {count} positions" for rule, count in arrangement.num_relaxed.items())
-        removed = {"no_room": num_cut} if num_cut else {}
-        report = StageReport("rerank", len(candidates), len(order), perf_counter() - began, removed, notes)
-        return Reranked(candidates.take(order), adjusted[order], arrangement.propensities, rules, report)
+        removed = {"no_room": len(candidates) - size} if len(candidates) > size else {}
+        report = StageReport("rerank", len(candidates), size, perf_counter() - began, removed, notes)
+        reranked = Reranked(candidates.take(order), scored.scores[order], propensities, rules, report, order)
+        if end == size:
+            return reranked
+        return replace(reranked, rest=lambda: self._ordered(request, scored, rng, None, reranked, perf_counter()))
+
+    def _scored(self, request: FeedRequest, candidates: Candidates, scores: NDArray[np.float64]) -> _Scored:
+        adjusted, touched = self._adjusted(request, candidates.rows, scores)
+        return _Scored(candidates, adjusted, touched)
 
     def propensities(
         self, request: FeedRequest, candidates: Candidates, scores: NDArray[np.float64], order: Sequence[int]
     ) -> NDArray[np.float64]:
         """Probability with which this spec would have chosen each post of `order` below those before it."""
         adjusted, _ = self._adjusted(request, candidates.rows, scores)
-        return self._arranged(request, candidates, adjusted, None, order).propensities
+        return self._arranged(request, candidates, adjusted, None, len(order), forced=order).propensities
 
     def _adjusted(
         self, request: FeedRequest, rows: NDArray[np.int64], scores: NDArray[np.float64]
@@ -96,16 +136,19 @@ class Rerank:
         candidates: Candidates,
         scores: NDArray[np.float64],
         rng: np.random.Generator | None,
+        limit: int,
         forced: Sequence[int] | None = None,
+        placed: Sequence[int] | NDArray[np.int64] = (),
     ) -> Arrangement:
         spec, posts, rows = self._spec, self._catalogue, candidates.rows
         spread = Spread(
             spec.diversity, spec.diversity_window, spec.diversity_by, posts.topic_ids[rows], posts.content[rows]
         )
         return arrange(
-            scores, posts.creator_ids[rows], limit=spec.slate_size,
+            scores, posts.creator_ids[rows], limit=limit,
             constraints=self._constraints(request, candidates), spread=spread,
             previous_creator_ids=request.previous_creator_ids, exploration=self._exploration, rng=rng, forced=forced,
+            placed=placed,
         )  # fmt: skip
 
     def _constraints(self, request: FeedRequest, candidates: Candidates) -> Constraints:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 Columns = dict[str, NDArray[Any]]
 Read = Callable[[NDArray[np.int64]], Columns]
+ReadAt = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
 _FIRST_ROWS = 1024
 
@@ -44,8 +45,10 @@ class RowCache:
     def __len__(self) -> int:
         return len(self._slot_of)
 
-    def gather(self, ids: NDArray[np.int64], now_seconds: float, read: Read) -> Columns:
+    def gather(self, ids: NDArray[np.int64], now_seconds: float, read: Read, read_at: ReadAt | None = None) -> Columns:
         """Columns of the ids in their order; `read` is asked once for the distinct ones not held or too old.
+
+        `read_at`, asked after `read`, says how old what it gave is already; without it that is of now.
 
         Whatever `read` raises passes through and changes nothing.
         """
@@ -64,7 +67,7 @@ class RowCache:
         missing = unique[~is_held]
         fresh = read(missing)
         with self._lock:
-            self._insert(missing, fresh, now_seconds)
+            self._insert(missing, fresh, now_seconds if read_at is None else read_at(missing))
         # Held rows first, then fresh ones: where each of `unique` lies among both.
         among = np.where(is_held, np.cumsum(is_held) - 1, num_held + np.cumsum(~is_held) - 1)[place]
         return {name: _joined(hits.get(name), values)[among] for name, values in fresh.items()}
@@ -96,7 +99,7 @@ class RowCache:
         slots[is_old] = -1
         return slots
 
-    def _insert(self, ids: NDArray[np.int64], rows: Columns, now_seconds: float) -> None:
+    def _insert(self, ids: NDArray[np.int64], rows: Columns, read_at: NDArray[np.float64] | float) -> None:
         keep = slice(max(0, len(ids) - self._max_entries), None)
         ids = ids[keep]
         self._make_room(len(ids), rows)
@@ -105,7 +108,7 @@ class RowCache:
             # An id that is held but was too old is written where it is.
             known[place] = slot if slot >= 0 and self._ids[slot] == row_id else self._claim(row_id)
         slots = np.array(known, dtype=np.int64)
-        self._read_at[slots] = now_seconds
+        self._read_at[slots] = read_at[keep] if isinstance(read_at, np.ndarray) else read_at
         for name, values in rows.items():
             self._columns[name][slots] = values[keep]
 

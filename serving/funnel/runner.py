@@ -4,8 +4,9 @@ A stage that cannot work is skipped and named in `degraded`; the order of the st
 slate is short only when the catalogue has no more eligible posts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -18,15 +19,15 @@ from serving.funnel.eligibility import Eligibility
 from serving.funnel.eligible import nothing_eligible
 from serving.funnel.features import FunnelFeatures, request_columns
 from serving.funnel.ports import ControlsReader, HeavyRanker, LightRanker, Observer
-from serving.funnel.request import FeedRequest, Slate, StageReport
-from serving.funnel.rerank import Rerank
+from serving.funnel.request import FeedRequest, Rest, Slate, StageReport
+from serving.funnel.rerank import Rerank, Reranked
 from serving.funnel.retrieval import Retrieval
 from serving.funnel.row_cache import CacheCounts
 from serving.funnel.source_pool import SourcePool
 from serving.funnel.sources.base import Source, first_eligible
 from serving.funnel.state import Controls, RequestState
 from serving.funnel.value import values, weight_vector
-from serving.snapshot import UNKNOWN, Snapshot
+from serving.snapshot import UNKNOWN, Catalogue, Snapshot
 from serving.spec import FunnelSpec
 
 FEATURE_DELAY_SECONDS = 2 * 3600.0
@@ -77,8 +78,8 @@ class Funnel:
         """The first `request.limit` posts of the ranked slate."""
         return self.rank(request).head(request.limit)
 
-    def rank(self, request: FeedRequest) -> Slate:
-        """The whole ranked slate, from which pages are cut."""
+    def rank(self, request: FeedRequest, first: int | None = None) -> Slate:
+        """The whole ranked slate, from which pages are cut, or its `first` posts; `Slate.whole` goes on behind them."""
         state = self._open(request)
         seconds = state.budget.seconds()
         notes = (*state.notes, *state.budget.overrun("user", seconds))
@@ -87,15 +88,11 @@ class Funnel:
         reports += retrieved.reports
         candidates = self._fill_up(state, retrieved.candidates, reports)
         candidates, scores = self._score(state, candidates, reports)
-        reranked = self._rerank.run(state, candidates, scores)
+        reranked = self._rerank.run(state, candidates, scores, first)
         late = state.budget.overrun("rerank", reranked.report.seconds)
-        reports.append(replace(reranked.report, notes=(*reranked.report.notes, *late)))
-        for report in reports:
-            self._observer.stage(report)
-        for part in state.degraded:
-            self._observer.degraded(part)
+        report = replace(reranked.report, notes=(*reranked.report.notes, *late))
         catalogue, rows = self.snapshot.catalogue, reranked.candidates.rows
-        return Slate(
+        slate = Slate(
             request_id=request.request_id,
             user_id=request.user_id,
             surface=request.surface,
@@ -112,8 +109,17 @@ class Funnel:
             heads=self._heads,
             weights=tuple(self._weights.tolist()),
             degraded=tuple(state.degraded),
-            stages=tuple(reports),
+            stages=(*reports, report),
         )
+        for made in slate.stages:
+            self._observer.stage(made)
+        for part in state.degraded:
+            self._observer.degraded(part)
+        # What the rest needs holds no funnel, whose models a newer one may replace while the visit goes on.
+        if reranked.rest is None:
+            return slate
+        num_behind = report.num_out - len(slate)
+        return replace(slate, rest=Rest(num_behind, partial(_whole, slate, reranked.rest, catalogue)))
 
     def state_without_features(self, request: FeedRequest) -> RequestState:
         """What the user may see right now, for slates that nothing ranks."""
@@ -275,6 +281,22 @@ class Funnel:
         notes += state.budget.overrun("second_stage", seconds)
         reports.append(StageReport("second_stage", len(candidates), len(kept), seconds, removed, notes))
         return scored, _behind_the_scored(value, num_scored)
+
+
+def _whole(first: Slate, rest: Callable[[], Reranked], catalogue: Catalogue) -> Slate:
+    """The whole slate that `first` heads."""
+    reranked = rest()
+    rows = reranked.candidates.rows
+    return replace(
+        first,
+        candidates=reranked.candidates,
+        post_ids=catalogue.post_ids[rows],
+        creator_ids=catalogue.creator_ids[rows],
+        scores=reranked.scores,
+        propensities=reranked.propensities,
+        rules=reranked.rules,
+        stages=(*first.stages[:-1], reranked.report),
+    )
 
 
 def _behind_the_scored(value: NDArray[np.float64], num_scored: int) -> NDArray[np.float64]:

@@ -87,6 +87,18 @@ class LiveCatalogue(Catalogue):
         rows = np.concatenate([rows[~self._is_written[rows]], written])
         return rows[np.argsort(-self.created_at[rows], kind="stable")]
 
+    def rows_by_creators(self, creator_ids: NDArray[np.int64]) -> tuple[Rows, NDArray[np.int64]]:
+        """Rows of the creators' posts, and each one's place in `creator_ids`: in their order, newest first."""
+        rows, owners = self.base.rows_by_creators(creator_ids)
+        if not self._changes:
+            return rows, owners
+        is_held = ~self._is_written[rows]
+        written = [self._rows_by_creator.get(creator_id, ()) for creator_id in creator_ids.tolist()]
+        rows = np.concatenate([rows[is_held], np.array([row for own in written for row in own], dtype=np.int64)])
+        owners = np.concatenate([owners[is_held], np.repeat(np.arange(len(written)), [len(own) for own in written])])
+        order = np.lexsort((-self.created_at[rows], owners))
+        return rows[order], owners[order]
+
     @property
     def written_creator_ids(self) -> list[int]:
         """Creators that posts written since the snapshot name."""

@@ -69,7 +69,7 @@ class VectorKeeper:
     def write(self, rows: NDArray[np.int64]) -> None:
         """Makes vectors of the posts at `rows` that are still there; features of before are read anew."""
         for features in self._features:
-            features.posts.drop(self._catalogue.post_ids[rows])
+            features.drop_posts(self._catalogue.post_ids[rows])
         rows = rows[self._catalogue.is_recommendable[rows]]
         if not len(rows) or not self._towers:
             return

@@ -283,8 +283,9 @@ def test_a_cached_page_keeps_the_propensities_of_its_ranking(tmp_path):
     desk = Desk(tmp_path, exploration={"temperature": 0.5, "probability": 0.2})
     first = desk.page()
     second = desk.page(first.next_cursor)
-    slate = first.posts[0].slate
-    assert [entry.slate for entry in second.posts] == [slate] * 10
+    slate = second.posts[0].slate
+    assert [entry.slate.request_id for entry in (*first.posts, *second.posts)] == [first.request_id] * 20
+    assert slate.propensities[:10].tolist() == [entry.post.propensity for entry in first.posts]
     kept = desk.served.page(second.request_id)
     assert kept.propensities == tuple(slate.propensities[10:20].tolist())
     assert max(kept.propensities) < 1
@@ -318,6 +319,7 @@ def test_a_page_never_mixes_versions(desk):
 
     first = desk.page(limit=20)
     visit = next(iter(desk.feed._visits._visits.values()))
+    visit.complete()
     old = visit.entries[20][0]
     new = replace(old, model_versions={"second_stage": "model-2"})
     visit.entries[25:] = [(new, place) for _, place in visit.entries[25:]]

@@ -244,7 +244,7 @@ def test_a_users_features_are_read_each_time_and_a_posts_once(runtime):
     ask(runtime)
     assert reader.num_reads["user"] == before["user"] + 1
     assert reader.num_reads["post"] == before["post"]
-    assert runtime.funnel.features.posts.counts.hit_rate > 0.4
+    assert runtime.funnel.features.post_counts.hit_rate > 0.4
 
 
 def test_metrics_count_stages_and_degradation(runtime):

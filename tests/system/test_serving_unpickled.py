@@ -48,7 +48,7 @@ assert set(page["model_versions"]) == {"retrieval", "first_stage", "second_stage
 def test_a_feed_of_every_stage_is_served_without_unpickling(tmp_path):
     redis = FaultyRedis()
     try:
-        settings = make_world(tmp_path)
+        settings = make_world(tmp_path, has_graphs=True)
         fill_redis(settings, redis.url)
         variables = {"VITRINE_VAR_DIR": str(tmp_path), "VITRINE_REDIS_URL": redis.url}
         done = subprocess.run(

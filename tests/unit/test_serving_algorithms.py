@@ -161,3 +161,23 @@ def test_row_cache_is_unchanged_when_the_read_fails():
     assert len(cache) == 1
     cache.clear()
     assert cache.gather(rows(2), 0.0, CountingRead())["value"].tolist() == [20]
+
+
+@pytest.mark.parametrize("kind", ["mmr", "dpp"])
+def test_positions_behind_those_placed_are_what_one_call_for_all_gives(kind):
+    rng = np.random.default_rng(3)
+    scores, creators, topics = rng.normal(size=40), rng.integers(0, 15, 40), rng.integers(0, 5, 40)
+    scores[[3, 11]] = np.nan
+    given = {
+        "constraints": Constraints(2, pins={6: 20}),
+        "spread": Spread(0.3, 3, kind, topics),
+        "previous_creator_ids": [1, 2],
+        "exploration": Exploration(0.2, None, 5, 0.3),
+    }
+    whole = arrange(scores, creators, limit=40, rng=np.random.default_rng(9), **given)
+    drawn = np.random.default_rng(9)
+    first = arrange(scores, creators, limit=7, rng=drawn, **given)
+    rest = arrange(scores, creators, limit=40, rng=drawn, placed=first.order, **given)
+    assert [*first.order, *rest.order] == whole.order.tolist()
+    assert [*first.propensities, *rest.propensities] == whole.propensities.tolist()
+    assert all(whole.moved_by[place] == first.moved_by[place] for place in first.order)

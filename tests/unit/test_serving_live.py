@@ -55,6 +55,12 @@ def test_rows_stay_while_posts_come_and_change(catalogue):
     assert 10 not in catalogue.creator_rows(old).tolist()
     assert 10 not in catalogue.by_age
     assert np.all(np.diff(catalogue.created_at[catalogue.creator_rows(7)]) <= 0)
+    for known in (catalogue, make_catalogue()):
+        rows, owners = known.rows_by_creators(np.array([old, 10**9, 7]))
+        assert [rows[owners == place].tolist() for place in range(3)] == [
+            known.creator_rows(creator).tolist() for creator in (old, 10**9, 7)
+        ]
+        assert np.all(np.diff(owners) >= 0)
     catalogue.remove(600)
     catalogue.settle()
     assert catalogue.newest_rows.tolist() == [10]

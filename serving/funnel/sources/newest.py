@@ -19,19 +19,17 @@ class FollowedSource:
         self._catalogue = catalogue
 
     def find(self, state: RequestState) -> Found:
-        per_creator = [self._newest_of(creator, state) for creator in sorted(state.controls.followed_creator_ids)]
-        if not per_creator:
+        followed = state.controls.followed_creator_ids
+        if not followed:
             return nothing()
-        rows = np.concatenate(per_creator)
+        rows, owners = self._catalogue.rows_by_creators(np.fromiter(sorted(followed), dtype=np.int64))
+        # Ineligible ones take no place of the creator's share, but stay in view for the report.
+        num_eligible = np.concatenate([[0], np.cumsum(state.is_eligible(rows))])
+        of_earlier_creators = num_eligible[np.searchsorted(owners, owners)]
+        rows = rows[num_eligible[1:] - of_earlier_creators <= self._spec.per_creator]
         created_at = self._catalogue.created_at[rows]
         is_young = state.at_seconds - created_at <= self._spec.max_age_hours * 3600.0
         return best_eligible(rows[is_young], created_at[is_young] - state.at_seconds, state, self._spec.quota)
-
-    def _newest_of(self, creator_id: int, state: RequestState) -> np.ndarray:
-        rows = self._catalogue.creator_rows(creator_id)
-        is_eligible = state.is_eligible(rows)
-        # Ineligible ones take no place of the creator's share, but stay in view for the report.
-        return rows[np.cumsum(is_eligible) <= self._spec.per_creator]
 
 
 class FreshSource:

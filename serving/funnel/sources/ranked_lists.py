@@ -1,10 +1,13 @@
 """Sources that read lists generated off-peak: trending now, and popular in a segment of users."""
 
-import numpy as np
+from typing import NamedTuple
 
-from serving.funnel.sources.base import Found, best_eligible, first_eligible
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.funnel.sources.base import Found, first_eligible
 from serving.funnel.state import RequestState
-from serving.snapshot import UNKNOWN, Lists
+from serving.snapshot import UNKNOWN, Lists, Ragged
 from serving.spec_sources import PopularSpec, TrendingSpec
 
 
@@ -16,21 +19,38 @@ class TrendingSource:
     def __init__(self, spec: TrendingSpec, lists: Lists) -> None:
         self._spec = spec
         self._lists = lists
+        self._merged: dict[int, _Merged] = {}
 
     def find(self, state: RequestState) -> Found:
-        lists = [(self._lists.trending, 0), (self._lists.trending_by_language, state.language_code)]
-        rows, scores = [], []
-        for ragged, segment in lists:
-            found, weights = ragged.list_of(segment), ragged.weights_of(segment).astype(np.float64)
-            if len(found):
-                rows.append(found)
-                scores.append(weights / weights[0])
-        if not rows:
-            return first_eligible(np.empty(0, dtype=np.int64), np.empty(0), state, self._spec.quota)
-        unique, place = np.unique(np.concatenate(rows), return_inverse=True)
-        best = np.zeros(len(unique))
-        np.maximum.at(best, place, np.concatenate(scores))
-        return best_eligible(unique, best, state, self._spec.quota)
+        made_of = (self._lists.trending, self._lists.trending_by_language)
+        held = self._merged.get(state.language_code)
+        if held is None or held.made_of[0] is not made_of[0] or held.made_of[1] is not made_of[1]:
+            held = self._merged[state.language_code] = _merged(made_of, state.language_code)
+        return first_eligible(held.rows, held.scores, state, self._spec.quota)
+
+
+class _Merged(NamedTuple):
+    """Both lists of a language as one, best first; lists are replaced as they stream, never changed."""
+
+    made_of: tuple[Ragged, Ragged]
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float64]
+
+
+def _merged(made_of: tuple[Ragged, Ragged], language: int) -> _Merged:
+    rows, scores = [], []
+    for ragged, segment in zip(made_of, (0, language), strict=True):
+        found, weights = ragged.list_of(segment), ragged.weights_of(segment).astype(np.float64)
+        if len(found):
+            rows.append(found)
+            scores.append(weights / weights[0])
+    if not rows:
+        return _Merged(made_of, np.empty(0, dtype=np.int64), np.empty(0))
+    unique, place = np.unique(np.concatenate(rows), return_inverse=True)
+    best = np.zeros(len(unique))
+    np.maximum.at(best, place, np.concatenate(scores))
+    order = np.argsort(-best, kind="stable")
+    return _Merged(made_of, unique[order], best[order])
 
 
 class PopularSource:
