@@ -167,6 +167,10 @@ $(S)/index: $(S)/retrieval training/index.py $(wildcard serving/snapshot_build/*
 	$(PY) -m serving snapshot
 	@touch $@
 
+.PHONY: snapshot
+snapshot: | $(VENV)/.installed ## serving's snapshot of the log alone, made anew; running servers take it over
+	$(PY) -m serving snapshot
+
 .PHONY: candidates
 candidates: $(S)/candidates ## requests ranked in full, from which the first stage learns
 

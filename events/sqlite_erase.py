@@ -3,8 +3,9 @@
 import sqlite3
 from collections.abc import Sequence
 
-CHECKPOINT_MS = 250
-"""Longest wait for other processes; a journal that could not be emptied is overwritten with the next writes."""
+CHECKPOINT_MS = 50
+"""Longest wait for other processes, since requests wait as long. A journal that could not be emptied is overwritten
+with the next writes."""
 BUSY_MS = 5_000
 
 

@@ -40,7 +40,10 @@ class Reloader:
         now = fingerprint(self._runtime.workspace, self._runtime.spec_path)
         served, self._served = self._served, now
         refused, specs = self._specs()
-        is_changed = self._renew(specs, now.models != served.models, now.snapshot != served.snapshot)
+        has_models = now.models != served.models
+        # A snapshot that was refused for want of models is looked at again with them.
+        has_snapshot = now.snapshot != served.snapshot or (has_models and self._funnels.snapshot_refused is not None)
+        is_changed = self._renew(specs, has_models, has_snapshot)
         # After the exchange: who reads that nothing is refused any more then meets the funnels that were taken.
         self._funnels.spec_refused = refused
         if is_changed:

@@ -203,6 +203,28 @@ def test_a_snapshot_that_nothing_can_be_built_over_is_refused(platform, monkeypa
     assert platform.page().snapshot.snapshot_id == "snapshot-1"
 
 
+def test_a_snapshot_waits_for_models_that_fit_its_rows(platform):
+    platform.search = lambda parts, _: replace(
+        parts, search=None, versions={"second_stage": "model-0"}, problems={"index": "altered"}
+    )
+    assert not platform.exchange(2)
+    assert "index" in platform.runtime.funnels.snapshot_refused
+    assert platform.runtime.funnels.models_refused == ("index",)
+    # The same models as those that serve stand in: then only the newest index is missed.
+    versions = dict(platform.runtime.parts.versions)
+    platform.search = lambda parts, _: replace(parts, versions=versions, problems={"index": "altered"})
+    assert platform.exchange(3)
+    platform.search = lambda parts, _: replace(parts, versions={}, problems={"second_stage": "altered"})
+    assert not platform.exchange(4)
+    platform.search = None  # published again
+    pointer = platform.workspace.bundles / "second_stage" / "champion.json"
+    pointer.parent.mkdir(parents=True)
+    pointer.write_text('{"bundle_id": "model-2"}')
+    assert platform.reloader.reload()
+    assert platform.runtime.snapshot.snapshot_id == "snapshot-4"
+    assert platform.runtime.funnels.snapshot_refused is None
+
+
 def test_memory_of_the_old_snapshot_is_released_at_once(platform):
     page = platform.page()
     assert any(visit.num_behind for visit in platform.feed.visits._visits.values())  # ranked, and not put in order yet
