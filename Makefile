@@ -162,10 +162,14 @@ foundation: $(S)/apply ## foundation user model: train, export point-in-time as 
 .PHONY: index
 index: $(S)/index ## FAISS index and serving's snapshot of the log
 
-$(S)/index: $(S)/retrieval training/index.py serving/snapshot_build.py
+$(S)/index: $(S)/retrieval training/index.py $(wildcard serving/snapshot_build/*.py)
 	$(PY) -m training index
 	$(PY) -m serving snapshot
 	@touch $@
+
+.PHONY: snapshot
+snapshot: | $(VENV)/.installed ## serving's snapshot of the log alone, made anew; running servers take it over
+	$(PY) -m serving snapshot
 
 .PHONY: candidates
 candidates: $(S)/candidates ## requests ranked in full, from which the first stage learns

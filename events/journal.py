@@ -307,6 +307,15 @@ class Journal:
             last[verb][key] = max(place, last[verb].get(key, 0))
         return [(*key, last["put"].get(key, 0) > place) for key, place in last["delete"].items()]
 
+    def deleted_users(self, place: int) -> list[tuple[int, int]]:
+        """Place and user of every deletion of a user after `place`, in order."""
+        rows = self._read(
+            f"SELECT place, user_id FROM events INDEXED BY writes WHERE kind IN {WRITE_KINDS} "
+            "AND kind = 'delete_user' AND place > ? ORDER BY place",
+            (place,),
+        )
+        return [(found, user_id) for found, user_id in rows]
+
     def impression_times(self, impression_ids: Sequence[str]) -> dict[str, datetime]:
         """When each of these impressions was seen, for those that the journal holds."""
         rows = self._read(

@@ -6,6 +6,7 @@ in a power cut costs the join of its events, nothing else, so writes do not wait
 
 import sqlite3
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from events.sqlite_erase import erase, overwrite_deleted
 from events.sqlite_errors import mapped_errors
 
 KEEP_DAYS = 15
@@ -38,6 +40,7 @@ CREATE TABLE IF NOT EXISTS pages (
 );
 CREATE INDEX IF NOT EXISTS pages_by_visit ON pages (visit_id);
 CREATE INDEX IF NOT EXISTS pages_by_time ON pages (requested_at);
+CREATE INDEX IF NOT EXISTS pages_by_user ON pages (user_id);
 """
 _COLUMNS = (
     "request_id", "visit_id", "user_id", "surface", "country", "language", "device", "requested_at",
@@ -80,6 +83,7 @@ class ServedLog:
             self._connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
+            overwrite_deleted(self._connection)
             self._connection.executescript(_SCHEMA)
             if "explanations" in {row[1] for row in self._connection.execute("PRAGMA table_info(pages)")}:
                 # A file of before explanations had a store of their own.
@@ -125,6 +129,12 @@ class ServedLog:
         with self._lock, mapped_errors("served log", self._path):
             before = _micros(now - timedelta(days=KEEP_DAYS))
             return self._connection.execute("DELETE FROM pages WHERE requested_at < ?", (before,)).rowcount
+
+    def forget(self, user_ids: Sequence[int], until: datetime) -> None:
+        """Erases the pages that these users asked for until then, from the file too. Raises StoreUnavailableError."""
+        with self._lock, mapped_errors("served log", self._path):
+            query = "DELETE FROM pages WHERE user_id = ? AND requested_at <= ?"
+            erase(self._connection, query, [(user_id, _micros(until)) for user_id in user_ids])
 
     def close(self) -> None:
         """Ends the connection; who is still reading or writing ends first."""

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -17,9 +18,12 @@ from feature_repo.build import read_build
 from feature_repo.catalog import EXPORTED_VIEWS, VIEWS
 from feature_repo.exported import read_exports
 from feature_repo.store import open_feature_store
+from feature_repo.stores.embedded import save_soon
 
 if TYPE_CHECKING:
     from feast import FeatureStore
+
+    from feature_repo.stores.packed.server import RowServer
 
 RECORD = "materialized.json"
 
@@ -46,6 +50,8 @@ class _Record:
     generation: str
     build: str
     exports: dict[str, str] = field(default_factory=dict)
+    token: str = ""
+    """Kept in Redis too: one that came back empty or with an older save does not know it."""
 
 
 def materialize(
@@ -64,8 +70,12 @@ def materialize(
         raise MissingStageError("Feast registry with every view", workspace.data, "python -m feature_repo apply")
     now = clock.now()
     exports = {name: f"{e.made_by} {e.rows} {e.last_known_at}" for name, e in read_exports(workspace).items()}
-    wanted = _Record(str(build["generation"]), json.dumps(build["views"], sort_keys=True), exports)
+    token = secrets.token_hex(8)
+    wanted = _Record(str(build["generation"]), json.dumps(build["views"], sort_keys=True), exports, token)
     held = _read_record(workspace)
+    mark = _mark_of(store, workspace)
+    if held is not None and mark is not None and mark.read() != held.token:
+        held = None
     if held is not None and held.generation != wanted.generation:
         _empty_online_store(store, list(VIEWS))
     is_new = dict.fromkeys(VIEWS, held is None or (held.generation, held.build) != (wanted.generation, wanted.build))
@@ -79,7 +89,35 @@ def materialize(
         on_view(result)
         done.append(result)
     write_atomically(workspace.data / RECORD, json.dumps(asdict(wanted)))
+    if mark is not None:
+        mark.write(token)
+    save_soon(workspace)
     return done
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """What the online store itself says of the last materialisation."""
+
+    server: "RowServer"
+    key: bytes
+
+    def read(self) -> str | None:
+        found = self.server.read([self.key])[0]
+        return None if found is None else found.decode()
+
+    def write(self, token: str) -> None:
+        self.server.mark(self.key, token.encode())
+
+
+def _mark_of(store: "FeatureStore", workspace: Workspace) -> _Mark | None:
+    """None where another store than the packed one serves."""
+    from feature_repo.stores.packed.store import PackedOnlineStore
+
+    online = store._get_provider().online_store
+    if not isinstance(online, PackedOnlineStore):
+        return None
+    return _Mark(online.server(store.config), f"{store.config.project}:{workspace.root.name}:materialized".encode())
 
 
 def _materialize_view(store: "FeatureStore", name: str, now: datetime, is_new_build: bool) -> ViewMaterialization:

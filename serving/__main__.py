@@ -27,7 +27,7 @@ console = Console(stderr=True)
 def snapshot() -> None:
     """Builds serving's view of the log: catalogue, trending, popular, neighbours, users."""
     from serving.snapshot import save_snapshot
-    from serving.snapshot_build import build_snapshot
+    from serving.snapshot_build.build import build_snapshot
     from serving.spec_file import load_spec
 
     settings = Settings()

@@ -17,8 +17,11 @@ from core.errors import StoreUnavailableError
 from events.served import ServedLog
 from serving.api_keys import KeyRing
 from serving.bootstrap import Runtime
+from serving.crew import Crew
 from serving.entity_store import EntityStore, UnknownEntityError
+from serving.erasure import open_erasure
 from serving.middleware import BodyNesting, CallerCheck, SecurityHeaders
+from serving.rates import Buckets, TokenBuckets
 from serving.reload import Watcher
 from serving.request_log import RequestLog
 from serving.routes.browse import browse_router
@@ -30,6 +33,8 @@ from serving.routes.health import health_router
 from serving.routes.page import page_router
 from serving.schemas import MAX_BODY_BYTES, writable
 from serving.security import is_loopback
+from serving.shared_metrics import SharedMetrics
+from serving.shared_rates import SharedBuckets
 from serving.time_limits import TimeLimits
 from serving.tracing import TracedCalls
 
@@ -48,14 +53,17 @@ class Service(FastAPI):
         return app if self.runtime.tracing is None else TracedCalls(app, self.runtime.tracing.tracer)
 
 
-def create_app(runtime: Runtime) -> FastAPI:
-    """The service. It owns `runtime` and closes it at the end."""
+def create_app(runtime: Runtime, crew: Crew | None = None) -> FastAPI:
+    """The service. It owns `runtime` and closes it at the end. `crew`: the processes that serve the same port."""
     settings, metrics = runtime.settings, runtime.metrics
     keys = KeyRing(runtime.workspace.api_keys, settings.api_keys, monotonic)
     served = ServedLog(runtime.workspace.served)
     feed = runtime.open_feed(served, lambda: secrets.randbits(63))
     intake = runtime.open_intake(served)
     watcher = Watcher(runtime)
+    erasure = open_erasure(runtime, served, feed)
+    buckets: Buckets = SharedBuckets(crew.folder, monotonic) if crew else TokenBuckets(monotonic)
+    shared = SharedMetrics(crew.folder, metrics.text) if crew else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -69,11 +77,17 @@ def create_app(runtime: Runtime) -> FastAPI:
         if runtime.live is not None:
             runtime.live.tail.start()
         watcher.start()
+        if shared is not None:
+            shared.start()
+        erasure.start()
         yield
+        erasure.stop()
         watcher.stop()
         feed.close()
         served.close()
         runtime.close()
+        if shared is not None:
+            shared.stop()
 
     app = Service(
         title="Vitrine",
@@ -87,11 +101,11 @@ def create_app(runtime: Runtime) -> FastAPI:
     app.include_router(feed_router(runtime, feed, served))
     app.include_router(explain_router(runtime, feed.explanations))
     app.include_router(events_router(intake))
-    app.include_router(health_router(runtime))
+    app.include_router(health_router(runtime, shared.text if shared else metrics.text))
     app.include_router(page_router(runtime, PAGE_FOLDER))
     app.include_router(browse_router(runtime))
     if runtime.live is not None:
-        app.include_router(entities_router(EntityStore(runtime.live.view, runtime.journal, runtime.clock)))
+        app.include_router(entities_router(lambda: entity_store(runtime)))
     app.mount("/static", StaticFiles(directory=PAGE_FOLDER), name="static")
     app.add_exception_handler(StoreUnavailableError, _unavailable)
     app.add_exception_handler(UnknownEntityError, _unknown)
@@ -101,12 +115,24 @@ def create_app(runtime: Runtime) -> FastAPI:
     # Added last runs first: keys are asked for before a body is read.
     app.add_middleware(BodyNesting, metrics=metrics)
     app.add_middleware(
-        CallerCheck, keys=keys, rate=settings.key_rate, is_loopback=is_loopback(settings.host), metrics=metrics
+        CallerCheck,
+        keys=keys,
+        rate=settings.key_rate,
+        buckets=buckets,
+        is_loopback=is_loopback(settings.host),
+        metrics=metrics,
     )
     app.add_middleware(
         TimeLimits, body_seconds=settings.body_seconds, answer_seconds=settings.answer_seconds, metrics=metrics
     )
     return app
+
+
+def entity_store(runtime: Runtime) -> EntityStore:
+    """Users, creators and posts over the snapshot that serves now. A call takes it once: rows are of one snapshot."""
+    if runtime.live is None:
+        raise AssertionError("a process whose catalogue does not live writes no entities")
+    return EntityStore(runtime.live.view, runtime.journal, runtime.clock, runtime.catch_up)
 
 
 def _malformed(request: Request, error: Exception) -> Response:

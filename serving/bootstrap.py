@@ -1,7 +1,7 @@
 """The composition root of a serving process: builds everything once and passes it down."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 
@@ -33,7 +33,8 @@ from serving.funnel.sources.two_tower import TwoTowerSource
 from serving.funnel.sources.uniform import RandomSource
 from serving.funnels import FunnelSet, ServingFunnels, fingerprint
 from serving.intake import Intake
-from serving.live.assembly import Live, go_live, live_parts
+from serving.live.assembly import follow, go_live, live_parts
+from serving.live.live import Live
 from serving.live.reader import LiveReader
 from serving.live.view import LiveSnapshot
 from serving.metrics import Metrics
@@ -41,31 +42,33 @@ from serving.parts import Parts, load_parts
 from serving.precomputed import PrecomputedSlates
 from serving.prefetch import Prefetcher
 from serving.snapshot import Snapshot, load_snapshot
-from serving.spec import (
+from serving.spec import FunnelSpec
+from serving.spec_file import DEFAULT_SPEC, load_specs
+from serving.spec_limits import CacheSpec
+from serving.spec_sources import (
     AnySourceSpec,
-    CacheSpec,
     FollowedSpec,
     FreshSpec,
-    FunnelSpec,
     HistorySpec,
     PopularSpec,
     RandomSpec,
     TrendingSpec,
     TwoTowerSpec,
 )
-from serving.spec_file import DEFAULT_SPEC, load_specs
 from serving.tracing import TracedStages, Tracing, open_tracing
 from serving.visits import Visits
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """A ready process. What a new spec or model replaces is in `funnels`; `funnel_for` builds a funnel for another."""
+    """A ready process. What a new spec, model or snapshot replaces is in `funnels`.
+
+    `funnel_for` builds a funnel for another spec.
+    """
 
     settings: Settings
     workspace: Workspace
     clock: Clock
-    snapshot: Snapshot
     journal: Journal
     metrics: Metrics
     funnels: ServingFunnels
@@ -73,8 +76,36 @@ class Runtime:
     """Where the specs come from, None where they were given."""
     pool: SourcePool | None = None
     feature_log: FeatureLog | None = None
-    live: Live | None = None
     tracing: Tracing | None = None
+    on_user_gone: list[Callable[[int], None]] = field(default_factory=list)
+    """Told the id of each user that is deleted, whatever snapshot serves."""
+    on_new_snapshot: list[Callable[[], None]] = field(default_factory=list)
+    """Told once another snapshot has taken over: what keeps the one before alive is to let it go."""
+
+    def __post_init__(self) -> None:
+        self.watch(self.funnels.current)
+        self.funnels.followers += [self.watch, follow]
+        self._attend(self.live)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What serving knows as of now."""
+        return self.funnels.current.snapshot
+
+    @property
+    def live(self) -> Live | None:
+        """What follows the journal as of now, None in a process whose catalogue does not live."""
+        return self.funnels.current.live
+
+    def catch_up(self) -> None:
+        """Takes all that was acknowledged before the call into what serves. Raises StoreUnavailableError."""
+        live = self.live
+        while live is not None:
+            live.view.catch_up()
+            # A newer snapshot that took over meanwhile may have read the journal before.
+            live, before = self.live, live
+            if live is before:
+                return
 
     @property
     def funnel(self) -> Funnel:
@@ -138,22 +169,34 @@ class Runtime:
         self.metrics.watch_cache("creator_features", funnels.default.features.creators.counts)
         self.metrics.watch_cache("eligibility", funnels.default.eligibility_counts)
 
-    def renewed(self, specs: Mapping[str, FunnelSpec], parts: Parts) -> FunnelSet:
-        """Funnels for newer specs or parts, warm and ready to take over."""
+    def renewed(self, specs: Mapping[str, FunnelSpec], parts: Parts, snapshot: Snapshot | None = None) -> FunnelSet:
+        """Funnels for newer specs, parts or a snapshot that the parts were made for, warm and ready to take over."""
+        before = self.funnels.current
         funnels = build_funnels(
-            specs, self.snapshot, parts, self.journal, self.observer, self.feature_log, self.pool, self.funnels.current
+            specs, snapshot or before.snapshot, parts, self.journal, self.observer, self.feature_log, self.pool, before
         )
+        if isinstance(snapshot, LiveSnapshot):
+            funnels = replace(funnels, live=go_live(snapshot, self.journal, self.clock, funnels))
+            self._attend(funnels.live)
         self.warm_up(funnels)
         return funnels
+
+    def _attend(self, live: Live | None) -> None:
+        if live is not None:
+            live.view.on_user_gone(self._user_gone)
+
+    def _user_gone(self, user_id: int) -> None:
+        for listener in self.on_user_gone:
+            listener(user_id)
 
     def warm_up(self, funnels: FunnelSet | None = None) -> None:
         """Ranks a feed per surface in vain, so that no user pays for what is made or read on first use."""
         funnel_set = funnels or self.funnels.current
-        for user in self.snapshot.sample_users[:1]:
+        for user in funnel_set.snapshot.sample_users[:1]:
             for funnel in funnel_set.by_surface.values():
                 make_funnel(
                     funnel.spec,
-                    self.snapshot,
+                    funnel_set.snapshot,
                     funnel_set.parts,
                     self.journal,
                     SilentObserver(),
@@ -172,11 +215,10 @@ class Runtime:
             Reserve(stored),
             Prefetcher() if spec.paging.prefetch else None,
         )
-        if self.live is not None:
-            self.live.view.on_user_gone(visits.forget)
+        self.on_user_gone.append(visits.forget)
+        self.on_new_snapshot.append(visits.let_go)
         return Feed(
             self.funnels,
-            JournalControls(self.snapshot, self.journal, spec.eligibility.hide_seen_days),
             stores,
             CursorSigner(cursor_secret(self.settings), spec.paging.cursor_max_age_hours * 3600),
             self.clock,
@@ -189,11 +231,11 @@ class Runtime:
         return Intake(
             self.journal,
             served,
-            self.snapshot.catalogue,
+            lambda: self.snapshot.catalogue,
             self.clock,
             self.metrics,
             default_surface(self.spec, self.snapshot),
-            self.live.view.catch_up if self.live is not None else None,
+            self.catch_up,
         )
 
     def close(self) -> None:
@@ -243,16 +285,12 @@ def build_runtime(
     tracing = open_tracing(settings)
     clock = clock or workspace.clock(settings.clock)
     funnels = build_funnels(specs, snapshot, parts, journal, _observer(metrics, tracing), feature_log, pool)
-    live = go_live(snapshot, journal, clock, funnels) if isinstance(snapshot, LiveSnapshot) else None
-    runtime = Runtime(
-        settings, workspace, clock, snapshot, journal, metrics,
-        ServingFunnels(funnels, started_from), spec_path, pool, feature_log, live, tracing,
+    if isinstance(snapshot, LiveSnapshot):
+        funnels = replace(funnels, live=go_live(snapshot, journal, clock, funnels))
+    return Runtime(
+        settings, workspace, clock, journal, metrics, ServingFunnels(funnels, started_from), spec_path, pool,
+        feature_log, tracing,
     )  # fmt: skip
-    runtime.watch(funnels)
-    runtime.funnels.followers.append(runtime.watch)
-    if live is not None:
-        runtime.funnels.followers.append(live.follow)
-    return runtime
 
 
 def _observer(metrics: Metrics, tracing: Tracing | None) -> Observer:
@@ -287,7 +325,7 @@ def build_funnels(
             feature_log=feature_log, features=shared.get(_feature_caches(spec)), pool=pool,
         )  # fmt: skip
         shared[_feature_caches(spec)] = funnels[surface].features
-    return FunnelSet(funnels, parts)
+    return FunnelSet(funnels, parts, before.live if before is not None else None)
 
 
 def _feature_caches(spec: FunnelSpec) -> tuple[CacheSpec, CacheSpec]:

@@ -14,7 +14,8 @@ from serving.funnel.sources.base import Found, best_eligible, first_eligible
 from serving.funnel.sources.ranked_lists import PopularSource, TrendingSource
 from serving.funnel.state import Controls, RequestState
 from serving.snapshot import UNKNOWN, Snapshot
-from serving.spec import EligibilitySpec, PopularSpec, TrendingSpec
+from serving.spec_ranking import EligibilitySpec
+from serving.spec_sources import PopularSpec, TrendingSpec
 
 ITEM_TO_ITEM, CONTENT = "item_to_item", "content"
 
@@ -24,6 +25,7 @@ class Listed:
     """Posts of one list, best first: row, score and the source that brought it."""
 
     at: datetime
+    snapshot: Snapshot
     posts: tuple[tuple[int, float, str], ...]
 
 
@@ -34,6 +36,10 @@ class Browse:
         self._snapshot = snapshot
         self._eligibility = Eligibility(eligibility, snapshot.catalogue)
         self._clock = clock
+
+    def row_of(self, post_id: int) -> int:
+        """Row of the post, UNKNOWN where the snapshot has none."""
+        return int(self._snapshot.catalogue.rows_of(np.array([post_id], dtype=np.int64))[0])
 
     def trending(self, limit: int, language: str | None, country: str | None) -> Listed:
         """What is engaged with most now, by sums that halve every six hours."""
@@ -89,4 +95,4 @@ def _listed(state: RequestState, *found: tuple[Found, str]) -> Listed:
         for part, source in found
         for row, score in zip(part.rows.tolist(), part.scores.tolist(), strict=True)
     ]
-    return Listed(state.request.at, tuple(posts))
+    return Listed(state.request.at, state.snapshot, tuple(posts))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from serving.funnel.row_cache import CacheCounts
 from serving.schemas import CacheReply
-from serving.spec import CachesSpec
+from serving.spec_limits import CachesSpec
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Reads and writes of users, creators, posts and wishes. A write is one event of the journal; state is a view of it."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -36,8 +36,12 @@ class UnknownEntityError(VitrineError):
 class EntityStore:
     """Entities and wishes by the product's own ids. Every read sees all that was acknowledged before it."""
 
-    def __init__(self, view: LiveView, journal: Journal, clock: Clock) -> None:
+    def __init__(
+        self, view: LiveView, journal: Journal, clock: Clock, follow: Callable[[], object] | None = None
+    ) -> None:
+        """`follow` takes what was written into whatever serves by then; by default into `view`."""
         self._view = view
+        self._follow = follow or view.catch_up
         self._journal = journal
         self._clock = clock
         self._base = BaseEntities(view.snapshot.base)
@@ -180,7 +184,7 @@ class EntityStore:
     def append(self, events: Sequence[JournalEvent]) -> JournalReport:
         """Makes the events durable, all or none, and takes them into view."""
         report = self._journal.append(events)
-        self._view.catch_up()
+        self._follow()
         return report
 
     def catch_up(self) -> None:

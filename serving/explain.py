@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from core.ids import request_id_text
 from serving.funnel.request import Explanation, Slate, SlatePost, StageReport
+from serving.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Page:
     posts: tuple[PagePost, ...]
     next_cursor: str | None
     degraded: tuple[str, ...]
+    snapshot: Snapshot
+    """What the rows of its posts are rows of."""
 
 
 def explained(page: Page) -> dict[str, Any]:

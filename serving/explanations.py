@@ -7,7 +7,7 @@ only an explanation; what a page served is in the served log before the reply.
 import sqlite3
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from threading import Condition, Lock, Thread
@@ -17,8 +17,9 @@ import orjson
 
 from core.errors import StoreUnavailableError
 from core.logs import logger
+from events.sqlite_erase import erase, overwrite_deleted
 from events.sqlite_errors import mapped_errors
-from serving.spec import ExplanationsSpec
+from serving.spec_operation import ExplanationsSpec
 
 _MAX_WAITING = 1_000
 _BATCH, _BATCH_SECONDS = 100, 0.2
@@ -33,6 +34,7 @@ CREATE TABLE IF NOT EXISTS explanations (
     body BLOB NOT NULL
 );
 CREATE INDEX IF NOT EXISTS explanations_by_time ON explanations (requested_at);
+CREATE INDEX IF NOT EXISTS explanations_by_user ON explanations (user_id);
 """
 
 Explained = dict[str, Any]
@@ -56,6 +58,7 @@ class Explanations:
             self._connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
+            overwrite_deleted(self._connection)
             self._connection.executescript(_SCHEMA)
         self._thread = Thread(target=self._write_on, name="explanations", daemon=True)
         self._thread.start()
@@ -98,6 +101,15 @@ class Explanations:
                     "(SELECT request_id FROM explanations ORDER BY requested_at LIMIT ?)", (-(-count // 10),),
                 )  # fmt: skip
 
+    def forget(self, user_ids: Sequence[int], until: datetime) -> None:
+        """Erases why these users were served what they asked for until then. Raises StoreUnavailableError."""
+        with self._change:
+            waiting = set(self._waiting)
+            self._change.wait_for(lambda: not waiting & self._waiting.keys(), timeout=10)
+        with self._file, mapped_errors("explanations", self._path):
+            query = "DELETE FROM explanations WHERE user_id = ? AND requested_at <= ?"
+            erase(self._connection, query, [(user_id, until.timestamp()) for user_id in user_ids])
+
     def flush(self) -> None:
         """Returns when everything kept so far is written or lost."""
         with self._change:
@@ -123,26 +135,32 @@ class Explanations:
         return int((pages - free) * size)
 
     def _write_on(self) -> None:
-        while True:
-            with self._change:
-                self._change.wait_for(lambda: self._waiting or self._is_closing)
-                # A transaction costs as much as many rows.
-                self._change.wait_for(
-                    lambda: len(self._waiting) >= _BATCH or self._is_hurried or self._is_closing, _BATCH_SECONDS
-                )
-                if not self._waiting:
-                    return
-                batch = list(self._waiting.items())
-            try:
-                self._write(batch)
-            except Exception as error:  # the writer must outlive a full disk and whatever one page holds
-                logger("serving").warning("explanations not kept", count=len(batch), reason=type(error).__name__)
-                for _ in batch:
-                    self._dropped()
-            with self._change:
-                for request_id, _ in batch:
-                    self._waiting.pop(request_id, None)
-                self._change.notify_all()
+        # A step of its own each: a page that is written must not be held, and with it its catalogue, by this thread.
+        while self._write_next():
+            pass
+
+    def _write_next(self) -> bool:
+        """Whether there is more to come."""
+        with self._change:
+            self._change.wait_for(lambda: self._waiting or self._is_closing)
+            # A transaction costs as much as many rows.
+            self._change.wait_for(
+                lambda: len(self._waiting) >= _BATCH or self._is_hurried or self._is_closing, _BATCH_SECONDS
+            )
+            if not self._waiting:
+                return False
+            batch = list(self._waiting.items())
+        try:
+            self._write(batch)
+        except Exception as error:  # the writer must outlive a full disk and whatever one page holds
+            logger("serving").warning("explanations not kept", count=len(batch), reason=type(error).__name__)
+            for _ in batch:
+                self._dropped()
+        with self._change:
+            for request_id, _ in batch:
+                self._waiting.pop(request_id, None)
+            self._change.notify_all()
+        return True
 
     def _write(self, batch: list[tuple[int, Callable[[], Explained]]]) -> None:
         rows, newest = [], 0.0

@@ -17,10 +17,18 @@ PAUSE_SECONDS = 1.0
 class GuardedReader:
     """Reads through `reader` while that answers. Threads may share it."""
 
-    def __init__(self, reader: FeatureReader, now: Callable[[], float], pause_seconds: float = PAUSE_SECONDS) -> None:
+    def __init__(
+        self,
+        reader: FeatureReader,
+        now: Callable[[], float],
+        pause_seconds: float = PAUSE_SECONDS,
+        missed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`missed` is told after each read that found no answer."""
         self._reader = reader
         self._now = now
         self._pause_seconds = pause_seconds
+        self._missed = missed
         self._lock = Lock()
         self._closed_until: float | None = None
         self._reason = ""
@@ -34,6 +42,7 @@ class GuardedReader:
             with self._lock:
                 self._closed_until = self._now() + self._pause_seconds
                 self._reason = str(error)
+            self._missed()
             raise
         self._closed_until = None
         return columns

@@ -5,7 +5,7 @@ list is full, records are dropped and counted. Nothing here can slow down or fai
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from hashlib import blake2b
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -79,6 +79,12 @@ class FeatureLog:
                     self._writer.start()
         if not is_taken:
             self._count("dropped", num_posts)
+
+    def forget(self, user_ids: Collection[int]) -> None:
+        """Drops records of these users that wait to be written."""
+        with self._lock:
+            self._waiting = [kept for kept in self._waiting if kept[0].user_id not in user_ids]
+            self._num_waiting = sum(len(record.post_ids) for record, _ in self._waiting)
 
     def lost(self, num_posts: int) -> None:
         """Counts posts whose record could not be made."""

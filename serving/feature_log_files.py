@@ -4,6 +4,7 @@ A column of the user or the request holds one value per row; ids, read instants 
 crosses hold a list with an entry per ranked post. `read_feature_log` gives the records back as they were kept.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -106,6 +108,32 @@ def prune_feature_log(folder: Path) -> int:
         except FileNotFoundError:  # another server was faster
             continue
     return num_dropped
+
+
+def forget_users(folder: Path, user_ids: Sequence[int]) -> int:
+    """Number of files that held rankings of these users and hold them no more. Every file is looked into."""
+    wanted, num_written = pa.array(user_ids, pa.int64()), 0
+    for path in _newest_first(folder):
+        try:
+            with pq.ParquetFile(path) as file:  # a third of the time that `read_table` takes
+                held = file.read(["user_id"])["user_id"]
+            if not pc.any(pc.is_in(held, wanted)).as_py():
+                continue
+            table, times = pq.read_table(path), path.stat()
+            table = table.filter(pc.invert(pc.is_in(table["user_id"], wanted)))
+            if table.num_rows:
+                buffer = pa.BufferOutputStream()
+                pq.write_table(table, buffer, compression="zstd")
+                write_atomically(path, buffer.getvalue().to_pybytes())
+                os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # its age counts from when it was kept
+            else:
+                path.unlink()
+            num_written += 1
+        except FileNotFoundError:
+            continue
+        except (pa.ArrowException, KeyError):  # none of ours; it goes with its age
+            continue
+    return num_written
 
 
 def _table(kept: Sequence[Kept]) -> pa.Table:

@@ -11,13 +11,13 @@ from events.served import ServedLog, ServedPage
 from serving.cursor import Cursor, CursorSigner
 from serving.explain import Page, PagePost, explained
 from serving.explanations import Explanations
-from serving.funnel.ports import ControlsReader
 from serving.funnel.request import FeedRequest, Slate
 from serving.funnel.reserve import Reserve
 from serving.funnel.runner import Funnel
 from serving.funnels import ServingFunnels
 from serving.metrics import Metrics
 from serving.prefetch import Prefetcher
+from serving.snapshot import UNKNOWN
 from serving.visits import Visit, Visits
 
 RANKING = frozenset({"features", "second_stage"})
@@ -41,7 +41,6 @@ class Feed:
     def __init__(
         self,
         funnels: ServingFunnels,
-        controls: ControlsReader,
         stores: Stores,
         signer: CursorSigner,
         clock: Clock,
@@ -49,7 +48,6 @@ class Feed:
         new_id: Callable[[], int],
     ) -> None:
         self._funnels = funnels
-        self._controls = controls
         self._stores = stores
         self._visits = stores.visits
         self._served = stores.served
@@ -69,6 +67,7 @@ class Feed:
         with visit.lock:
             entries, end, degraded = self._cut(visit, offset, request, funnel, may_rank)
             is_over = visit.is_exhausted and end >= visit.end
+            self._keep_current(visit, funnel)
         posts = tuple(PagePost(slate.post(place, position), slate, place) for position, slate, place in entries)
         next_cursor = None
         if posts and not is_over:
@@ -80,7 +79,7 @@ class Feed:
         spec_version, models = _versions(entries[0][1]) if entries else (funnel.spec.version, funnel.model_versions)
         page = Page(
             request.request_id, request.user_id, request.surface, spec_version, dict(models), request.at, posts,
-            next_cursor, degraded,
+            next_cursor, degraded, funnel.snapshot,
         )  # fmt: skip
         self._log(page, visit, request, funnel)
         self._stores.explanations.keep(page.request_id, partial(explained, page))
@@ -91,6 +90,11 @@ class Feed:
         if self._stores.prefetcher is not None:
             self._stores.prefetcher.close()
         self._stores.explanations.close()
+
+    @property
+    def visits(self) -> Visits:
+        """Ranked lists that users scroll through."""
+        return self._stores.visits
 
     @property
     def explanations(self) -> Explanations:
@@ -113,6 +117,11 @@ class Feed:
         )  # fmt: skip
         return self._kept(visit), at.offset
 
+    def _keep_current(self, visit: Visit, funnel: Funnel) -> None:
+        """Has a visit that was ranked while a newer snapshot took over keep nothing of the one before."""
+        if self._funnels.current.snapshot is not funnel.snapshot:
+            visit.let_go()
+
     def _kept(self, visit: Visit) -> Visit:
         self._visits.keep(visit)
         return visit
@@ -130,6 +139,7 @@ class Feed:
         self, visit: Visit, offset: int, request: FeedRequest, funnel: Funnel, may_rank: bool
     ) -> tuple[list[tuple[int, Slate, int]], int, tuple[str, ...]]:
         """Position, slate and place of each post of the page, where the next page starts, and what was missing."""
+        visit.serve_from(funnel.snapshot)
         is_barred: Callable[[Slate, int], bool] | None = None
         entries: list[tuple[int, Slate, int]] = []
         at, degraded, ranked = offset, dict[str, None](), list[Slate]()
@@ -187,25 +197,31 @@ class Feed:
         def rank_on() -> None:
             with visit.lock:
                 if _needs_more(visit, end, request.limit):
+                    visit.serve_from(funnel.snapshot)
                     visit.complete()
                     later = replace(request, at=self._clock.now(), request_id=self._id())
                     visit.add(self._ranked(visit, later, funnel, True))
+                    self._keep_current(visit, funnel)
 
         self._metrics.prefetched(prefetcher.submit(rank_on))
 
     def _barred(self, request: FeedRequest, funnel: Funnel) -> Callable[[Slate, int], bool]:
         """Whether a post is gone, hidden, muted or of a blocked creator by now: it leaves pages ranked before."""
         catalogue, user_row = funnel.snapshot.catalogue, funnel.snapshot.users.row_of(request.user_id)
+
+        def is_gone(row: int) -> bool:
+            return row == UNKNOWN or not catalogue.is_recommendable[row]
+
         try:
-            controls = self._controls.read(request.user_id, user_row, request.at)
+            controls = funnel.controls.read(request.user_id, user_row, request.at)
         except StoreUnavailableError:
-            return lambda slate, place: not catalogue.is_recommendable[slate.candidates.rows[place]]
+            return lambda slate, place: is_gone(int(slate.candidates.rows[place]))
         hidden, blocked = frozenset(controls.hidden_rows.tolist()), controls.blocked_creator_ids
         muted = controls.muted_topic_ids if funnel.spec.eligibility.hide_muted_topics else frozenset()
 
         def is_barred(slate: Slate, place: int) -> bool:
             row = int(slate.candidates.rows[place])
-            if not catalogue.is_recommendable[row] or row in hidden or int(slate.creator_ids[place]) in blocked:
+            if is_gone(row) or row in hidden or int(slate.creator_ids[place]) in blocked:
                 return True
             return bool(muted) and int(catalogue.topic_ids[row]) in muted
 

@@ -10,18 +10,27 @@ from core.errors import VitrineError
 from core.files import content_hash
 from core.workspace import Workspace
 from serving.funnel.runner import Funnel
+from serving.live.live import Live
 from serving.parts import Parts
+from serving.snapshot import Snapshot
 from serving.spec import FunnelSpec
 from serving.spec_file import spec_files
 
 
 @dataclass(frozen=True)
 class FunnelSet:
-    """All that a new spec or model replaces, as one value: a request takes it once and keeps it to its end."""
+    """What a new spec, model or snapshot replaces, as one value that a request takes once and keeps to its end."""
 
     by_surface: Mapping[str, Funnel]
     """The default one first."""
     parts: Parts
+    live: Live | None = None
+    """What follows the journal for the snapshot, None where nothing does."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What all of the funnels serve from."""
+        return self.default.snapshot
 
     @property
     def default(self) -> Funnel:
@@ -43,6 +52,7 @@ class Fingerprint(NamedTuple):
 
     specs: str
     models: str
+    snapshot: str
 
 
 @dataclass
@@ -56,6 +66,8 @@ class ServingFunnels:
     """Why the spec files as they are do not serve; the ones before go on."""
     models_refused: tuple[str, ...] = ()
     """Parts of newer models that do not load; the ones before go on."""
+    snapshot_refused: str | None = None
+    """Why the snapshot on disk does not serve; the one before goes on."""
     asked: Event = field(default_factory=Event)
     """Set to have the files read again at once."""
     followers: list[Callable[[FunnelSet], None]] = field(default_factory=list)
@@ -78,11 +90,13 @@ def fingerprint(workspace: Workspace, spec_path: Path | None) -> Fingerprint:
             specs = (spec_path,)
     kinds = ("retrieval", "first_stage", "second_stage")
     pointers = [*(workspace.bundles / kind / "champion.json" for kind in kinds), workspace.index / "champion.json"]
+    snapshot = workspace.snapshot / "current.json"
     # A first stage's vectors may be written after its pointer, and again for new posts.
     vectors = sorted((workspace.index / "first_stage").glob("*/post_ids.npy"))
     return Fingerprint(
         content_hash([part for path in specs for part in (path.name, _content(path))]),
         content_hash([*map(_content, pointers), *(f"{path} {_changed_at(path)}" for path in vectors)]),
+        content_hash([_content(snapshot), str(_changed_at(snapshot))]),
     )
 
 

@@ -47,13 +47,16 @@ class Intake:
         self,
         journal: Journal,
         served: ServedLog,
-        catalogue: Catalogue,
+        catalogue: Callable[[], Catalogue],
         clock: Clock,
         metrics: Metrics,
         surface: str,
         catch_up: Callable[[], object] | None = None,
     ) -> None:
-        """`catch_up` takes into the catalogue what other processes wrote; asked where a post or creator is unknown."""
+        """`catalogue`: the one that serves at the moment; a row is of one of them.
+
+        `catch_up` takes into the catalogue what other processes wrote; asked where a post or creator is unknown.
+        """
         self._journal = journal
         self._served = served
         self._catalogue = catalogue
@@ -127,26 +130,27 @@ class Intake:
             if not self._has_posts(creator_id):
                 raise _RefusedError("creator_id", "no such creator")
             return None, creator_id
-        row = self._row(internal_id(given.post_id))
-        if row == UNKNOWN:
+        post_id = internal_id(given.post_id)
+        owner = self._owner(post_id)
+        if owner is None:
+            self._catch_up()
+            owner = self._owner(post_id)
+        if owner is None:
             raise _RefusedError("post_id", "no such post")
-        owner = int(self._catalogue.creator_ids[row])
         if creator_id is not None and creator_id != owner:
             raise _RefusedError("creator_id", "is not the creator of the post")
-        return int(self._catalogue.post_ids[row]), owner
+        return post_id, owner
 
-    def _row(self, post_id: int) -> int:
-        """Catalogue row of the post, UNKNOWN where nobody wrote it."""
-        row = int(self._catalogue.rows_of(np.array([post_id]))[0])
-        if row == UNKNOWN:
-            self._catch_up()
-            row = int(self._catalogue.rows_of(np.array([post_id]))[0])
-        return row
+    def _owner(self, post_id: int) -> int | None:
+        """The post's creator, None where nobody wrote it."""
+        catalogue = self._catalogue()
+        row = int(catalogue.rows_of(np.array([post_id]))[0])
+        return None if row == UNKNOWN else int(catalogue.creator_ids[row])
 
     def _has_posts(self, creator_id: int) -> bool:
-        if not len(self._catalogue.creator_rows(creator_id)):
+        if not len(self._catalogue().creator_rows(creator_id)):
             self._catch_up()
-        return len(self._catalogue.creator_rows(creator_id)) > 0
+        return len(self._catalogue().creator_rows(creator_id)) > 0
 
     def _served_as(
         self, given: EventIn, user_id: int, post_id: int | None, pages: dict[str, ServedPage | None]

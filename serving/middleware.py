@@ -1,7 +1,6 @@
 """What wraps every route, as plain ASGI: callers, nesting of bodies, security headers."""
 
 import math
-from time import monotonic
 
 from fastapi import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
@@ -11,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.api_keys import KeyRing
 from serving.metrics import Metrics
 from serving.nesting import Nesting
-from serving.rates import TokenBuckets
+from serving.rates import Buckets
 from serving.security import KEY_HEADER, OPEN_PATHS, SAFE_METHODS, is_loopback_name, required_role
 
 MAX_NESTING = 32
@@ -21,13 +20,15 @@ MAX_NESTING = 32
 class CallerCheck:
     """Asks every call for a key whose role and rate allow it, and for an origin that is ours."""
 
-    def __init__(self, app: ASGIApp, keys: KeyRing, rate: float, is_loopback: bool, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: KeyRing, rate: float, buckets: Buckets, is_loopback: bool, metrics: Metrics
+    ) -> None:
         """`rate`: calls per second of a key without its own limit."""
         self._app = app
         self._keys = keys
         self._rate = rate
         self._is_loopback = is_loopback
-        self._buckets = TokenBuckets(monotonic)
+        self._buckets = buckets
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

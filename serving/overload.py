@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 
-from serving.spec import OverloadSpec
+from serving.spec_operation import OverloadSpec
 
 
 class Admission:

@@ -10,7 +10,7 @@ from core.errors import ConfigError, InputError, StoreUnavailableError
 from core.ids import MAX_ID, internal_id
 from serving.bootstrap import Runtime, default_surface
 from serving.funnel.request import FeedRequest, Slate
-from serving.precomputed import save_slates
+from serving.precomputed import forget_users, save_slates
 from serving.snapshot import Users
 
 Progress = Callable[[range, int], Iterable[int]]
@@ -59,6 +59,8 @@ def precompute(
         raise InputError(f"{len(user_ids):,} users, but precompute.max_users is {limit:,}; name fewer or raise it")
     surface = default_surface(runtime.spec, runtime.snapshot)
     at, rng = runtime.clock.now(), np.random.default_rng(seed)
+    gone = _deleted_users(runtime)
+    user_ids = [user_id for user_id in user_ids if user_id not in gone]
     slates: list[Slate] = []
     for place in progress(range(len(user_ids)), len(user_ids)):
         request_id = int(rng.integers(MAX_ID))
@@ -71,5 +73,12 @@ def precompute(
         slates.append(slate)
     full = [slate for slate in slates if len(slate)]
     folder = save_slates(runtime.workspace.precomputed, full, runtime.spec.rerank.slate_size)
+    # Whoever was deleted since the beginning is erased here; later ones are erased by the server.
+    forget_users(runtime.workspace.precomputed, sorted(_deleted_users(runtime) - gone))
     num_bytes = sum(file.stat().st_size for file in folder.iterdir())
     return PrecomputeReport(len(full), len(slates) - len(full), folder, num_bytes)
+
+
+def _deleted_users(runtime: Runtime) -> set[int]:
+    """Ids of users who were ever deleted: the snapshot may still hold what they did before."""
+    return {user_id for _, user_id in runtime.journal.deleted_users(0)}

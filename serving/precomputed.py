@@ -26,6 +26,8 @@ from serving.funnel.request import Slate
 
 _LOOK_SECONDS = 2.0
 """How often a worker looks for newer slates."""
+NOBODY = -1
+"""In the place of the lowest user id, once that user is deleted."""
 _ARRAYS = ("user_ids", "made_at", "post_ids", "scores", "propensities", "source_bits", "rules", "probabilities")
 
 
@@ -114,6 +116,24 @@ def _arrays(slates: Sequence[Slate], size: int, about: About) -> dict[str, NDArr
         if slate.candidates.probabilities is not None:
             kept["probabilities"][user, :n] = slate.candidates.probabilities
     return kept
+
+
+def forget_users(folder: Path, user_ids: Sequence[int]) -> int:
+    """Number of slates erased, in the files that servers map: they are without them at once."""
+    try:
+        current = folder / str(json.loads((folder / "current.json").read_text())["folder"])
+        arrays = {name: np.load(current / f"{name}.npy", mmap_mode="r+", allow_pickle=False) for name in _ARRAYS}
+    except FileNotFoundError:  # none were made, or newer ones are just coming, which know of the deletion
+        return 0
+    places = np.flatnonzero(np.isin(arrays["user_ids"], np.array(user_ids, dtype=np.int64)))
+    for place in places.tolist():
+        for name in _ARRAYS[1:]:
+            arrays[name][place] = -1 if name == "post_ids" else 0
+        # Ids stay sorted: whoever looks for the one before finds that one's own place first.
+        arrays["user_ids"][place] = arrays["user_ids"][place - 1] if place else NOBODY
+    for array in arrays.values():
+        array.flush()
+    return len(places)
 
 
 class PrecomputedSlates:

@@ -254,6 +254,7 @@ class Readiness(BaseModel):
     surfaces: dict[str, str] = Field(description="Spec version by surface, the default one first.")
     spec_refused: str | None = Field(description="Why the spec files as they are do not serve; the ones before go on.")
     models_refused: list[str] = Field(description="Parts of newer models that do not load; the ones before go on.")
+    snapshot_refused: str | None = Field(description="Why the snapshot on disk does not serve; the one before goes on.")
     model_versions: dict[str, str]
     snapshot_id: str
     now: datetime = Field(description="The platform's clock.")

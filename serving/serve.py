@@ -15,9 +15,11 @@ from core.settings import Settings
 from serving.api_keys import read_keys
 from serving.app import create_app
 from serving.bootstrap import build_runtime
+from serving.crew import Crew, gathered
 from serving.feature_guard import GuardedReader
 from serving.funnel.ports import FeatureReader
 from serving.parts import open_reader
+from serving.redis_keeper import RedisKeeper
 from serving.security import require_keys_beyond_loopback
 from serving.workers import run_workers
 
@@ -38,18 +40,26 @@ def serve(settings: Settings, workers: int = 1, reader: FeatureReader | None = N
         raise ConfigError("a feature store that is given is open already and serves one process; leave workers at 1")
     if workers == 1:
         serve_one(settings, reader=reader)
-    else:
-        run_workers(workers, settings.host, settings.port, partial(serve_one, settings, reader=reader))
+        return
+    with gathered() as crew:
+        run_workers(
+            workers, settings.host, settings.port, partial(serve_one, settings, reader=reader, crew=crew), crew.ended
+        )
 
 
 def serve_one(
-    settings: Settings, listener: socket.socket | None = None, *, reader: FeatureReader | None = None
+    settings: Settings,
+    listener: socket.socket | None = None,
+    *,
+    reader: FeatureReader | None = None,
+    crew: Crew | None = None,
 ) -> None:
-    """Serves in this process, on `listener` where the port is shared. Everything is opened here."""
+    """Serves in this process, on `listener` where the port is shared by a crew. Everything is opened here."""
     reader = reader or open_reader(settings.workspace, settings.feature_seconds)
-    runtime = build_runtime(settings, reader=GuardedReader(reader, monotonic), is_live=True)
+    guarded = GuardedReader(reader, monotonic, missed=RedisKeeper(settings))
+    runtime = build_runtime(settings, reader=guarded, is_live=True)
     signal.signal(signal.SIGHUP, lambda *_: runtime.funnels.asked.set())
-    server = uvicorn.Server(uvicorn_config(create_app(runtime), settings))
+    server = uvicorn.Server(uvicorn_config(create_app(runtime, crew), settings))
     leave_loaded_objects_alone()
     server.run(None if listener is None else [listener])
 

@@ -7,6 +7,8 @@ Posts are numbered by their row in the catalogue, sorted by post id; every list 
 """
 
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import BundleError, MissingStageError
-from core.files import write_atomically
+from core.files import file_hash, sync_folder, write_atomically
 from core.workspace import Workspace
+from events.lock import exclusive
 
 FORMAT = 2
 UNKNOWN = -1
@@ -259,9 +262,40 @@ def room_for(count: int) -> int:
 
 
 def save_snapshot(workspace: Workspace, snapshot: Snapshot) -> Path:
-    """The folder written; the snapshot serves from the next start on. Older ones but the last go."""
-    folder = workspace.snapshot / snapshot.snapshot_id
-    folder.mkdir(parents=True, exist_ok=True)
+    """The folder written; running servers take it over within seconds. Older ones but the last go.
+
+    Servers map the files of a snapshot: a folder is replaced as a whole and never written to.
+    """
+    with exclusive(workspace.snapshot, "snapshot"):
+        folder = workspace.snapshot / snapshot.snapshot_id
+        draft = Path(tempfile.mkdtemp(dir=workspace.snapshot, prefix=".draft."))
+        try:
+            _write_arrays(draft, snapshot)
+            draft.chmod(0o755)  # mkdtemp makes it private
+            if folder.exists():
+                folder.rename(workspace.snapshot / f"{draft.name}.retired")
+            draft.rename(folder)
+            sync_folder(workspace.snapshot)
+            before = current_id(workspace)
+            write_atomically(workspace.snapshot / "current.json", json.dumps({"snapshot_id": snapshot.snapshot_id}))
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        kept = {snapshot.snapshot_id, before}
+        for other in workspace.snapshot.iterdir():
+            if other.is_dir() and other.name not in kept:
+                shutil.rmtree(other, ignore_errors=True)
+    return folder
+
+
+def current_id(workspace: Workspace) -> str | None:
+    """Id of the snapshot that serves, None before one was built."""
+    try:
+        return str(json.loads((workspace.snapshot / "current.json").read_text())["snapshot_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write_arrays(folder: Path, snapshot: Snapshot) -> None:
     arrays = dict(_arrays_of(snapshot))
     for name, array in arrays.items():
         with (folder / f"{name}.npy").open("wb") as file:
@@ -270,9 +304,9 @@ def save_snapshot(workspace: Workspace, snapshot: Snapshot) -> Path:
                 # A hole in the file: processes map it and write their new rows in private pages.
                 file.truncate(file.tell() + room_for(len(array)) * (array.nbytes // max(len(array), 1)))
     shapes = {name: [str(array.dtype), list(array.shape)] for name, array in arrays.items()}
-    write_atomically(folder / "manifest.json", json.dumps(_manifest(snapshot) | {"arrays": shapes}, indent=1))
-    write_atomically(workspace.snapshot / "current.json", json.dumps({"snapshot_id": snapshot.snapshot_id}))
-    return folder
+    sums = {name: file_hash(folder / f"{name}.npy") for name in arrays}
+    manifest = _manifest(snapshot) | {"arrays": shapes, "sha256": sums}
+    write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1))
 
 
 def load_snapshot(workspace: Workspace) -> Snapshot:
@@ -285,6 +319,9 @@ def load_snapshot(workspace: Workspace) -> Snapshot:
         manifest = json.loads((folder / "manifest.json").read_text())
         if manifest["format"] != FORMAT:
             raise ValueError(f"format {manifest['format']}, this code reads {FORMAT}")
+        for name, expected in manifest.get("sha256", {}).items():  # snapshots from before there were sums have none
+            if file_hash(folder / f"{name}.npy") != expected:
+                raise ValueError(f"{name}.npy is not as it was written")
         arrays = {name: _load_array(folder, name, *shape) for name, shape in manifest["arrays"].items()}
         return _assemble(manifest, arrays)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -9,8 +9,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from serving.spec import AnySourceSpec, FunnelSpec, SpecModel
+from serving.spec import FunnelSpec
+from serving.spec_model import SpecModel
 from serving.spec_paths import Tunable, tunables
+from serving.spec_sources import AnySourceSpec
 
 _WIDTH = 78
 

@@ -25,6 +25,10 @@ class IndexSearch:
         self._place_of_P = _places(self._rows_N, len(catalogue))
         self._packed: WeakKeyDictionary[SharedCodes, EligibleBits] = WeakKeyDictionary()
 
+    def lacking(self) -> NDArray[np.int64]:
+        """Rows of the catalogue that the index does not hold."""
+        return np.flatnonzero(self._place_of_P == UNKNOWN)
+
     def merged(self, rows: NDArray[np.int64], vectors_ND: NDArray[np.float32]) -> "IndexSearch":
         """A search over the same posts and these; where a post was there already, its new vector counts."""
         index = self._index.with_added(self._catalogue.post_ids[rows], vectors_ND)

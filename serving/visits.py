@@ -6,11 +6,13 @@ runs again on fresh features without anything the visit already holds.
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
+from weakref import ref
 
 from serving.funnel.request import Slate
-from serving.spec import CacheSpec
+from serving.snapshot import Snapshot
+from serving.spec_limits import CacheSpec
 
 
 @dataclass
@@ -31,14 +33,38 @@ class Visit:
     """Slate and place within it, in the order of the feed."""
     is_exhausted: bool = False
     lock: Lock = field(default_factory=Lock)
+    snapshot: ref[Snapshot] | None = None
+    """What the rows of the slates are rows of; not kept alive by a visit that rests."""
 
     @property
     def end(self) -> int:
         """Offset behind the last ranked post."""
         return self.first_offset + len(self.entries)
 
+    def serve_from(self, snapshot: Snapshot) -> None:
+        """Makes the rows of all slates those of `snapshot`, UNKNOWN for posts that it lacks. Hold the lock.
+
+        What another snapshot ranked and nobody put in order yet is ranked again.
+        """
+        if self.snapshot is not None and self.snapshot() is snapshot:
+            return
+        moved: dict[int, Slate] = {}
+        for slate, _ in self.entries:
+            if id(slate) not in moved:
+                rows = snapshot.catalogue.rows_of(slate.post_ids)
+                moved[id(slate)] = replace(slate, candidates=replace(slate.candidates, rows=rows), rest=None)
+        self.entries = [(moved[id(slate)], place) for slate, place in self.entries]
+        self.snapshot = ref(snapshot)
+
+    def let_go(self) -> None:
+        """Forgets what is ranked and not put in order: it keeps the catalogue it was ranked over. Hold the lock."""
+        if self.num_behind:
+            last = self.entries[-1][0]
+            bare = replace(last, rest=None)
+            self.entries = [(bare if slate is last else slate, place) for slate, place in self.entries]
+
     def add(self, slate: Slate) -> None:
-        """Appends a slate. One without posts means that the catalogue has no more."""
+        """Appends a slate of the same snapshot. One without posts means that the catalogue has no more."""
         self.entries += [(slate, place) for place in range(len(slate))]
         self.is_exhausted = len(slate) == 0
 
@@ -101,6 +127,14 @@ class Visits:
         with self._lock:
             for list_id in [v.list_id for v in self._visits.values() if v.user_id == user_id]:
                 del self._visits[list_id]
+
+    def let_go(self) -> None:
+        """Has every visit forget what keeps an older snapshot alive."""
+        with self._lock:
+            visits = list(self._visits.values())
+        for visit in visits:
+            with visit.lock:
+                visit.let_go()
 
     def started(self) -> float:
         """Now, on the clock that ages visits."""

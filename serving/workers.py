@@ -37,11 +37,16 @@ def listener(host: str, port: int) -> socket.socket:
     return bound
 
 
-def run_workers(count: int, host: str, port: int, serve: Serve) -> None:
-    """Runs `serve` in `count` processes until told to stop. Raises VitrineError when they cannot start."""
+def run_workers(
+    count: int, host: str, port: int, serve: Serve, ended: Callable[[int], None] = lambda process: None
+) -> None:
+    """Runs `serve` in `count` processes until told to stop. Raises VitrineError when they cannot start.
+
+    `ended` is told the id of each process that is over.
+    """
     with listener(host, port) as reserved:  # bound, never listening: it only keeps the port
         _preload()
-        _Pool(count, lambda: serve(listener(host, reserved.getsockname()[1]))).run()
+        _Pool(count, lambda: serve(listener(host, reserved.getsockname()[1])), ended).run()
 
 
 def _preload() -> None:
@@ -52,9 +57,10 @@ def _preload() -> None:
 
 
 class _Pool:
-    def __init__(self, count: int, serve: Callable[[], None]) -> None:
+    def __init__(self, count: int, serve: Callable[[], None], ended: Callable[[int], None]) -> None:
         self._count = count
         self._serve = serve
+        self._ended = ended
         self._started: dict[int, float] = {}
         self._early_deaths = 0
         self._is_stopping = False
@@ -70,6 +76,7 @@ class _Pool:
             lived = monotonic() - self._started.pop(process, monotonic())
             if not self._is_stopping:
                 self._replace(process, status, lived)
+            self._ended(process)
         if self._early_deaths >= MAX_EARLY_DEATHS:
             raise VitrineError("server processes end right after their start; the log above says why")
 

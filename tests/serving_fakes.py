@@ -256,8 +256,8 @@ def make_runtime(
         build_funnels(specs, snapshot, parts, journal, metrics, log, pool), fingerprint(settings.workspace, None)
     )
     clock = FrozenClock(AS_OF)
-    live = go_live(snapshot, journal, clock, funnels.current)
-    return Runtime(settings, settings.workspace, clock, snapshot, journal, metrics, funnels, None, pool, log, live)
+    funnels.current = replace(funnels.current, live=go_live(snapshot, journal, clock, funnels.current))
+    return Runtime(settings, settings.workspace, clock, journal, metrics, funnels, None, pool, log)
 
 
 def without(parts: Parts, *names: str) -> Parts:

@@ -2,13 +2,15 @@
 
     data/redis/endpoint.json   port, password and process of the running server, readable by the owner only
     data/redis/redis.conf      its configuration, likewise
-    data/redis/dump.rdb        written at shutdown and hourly
+    data/redis/dump.rdb        written at shutdown, hourly and after features were brought up to date
+    data/redis/stopped         there while somebody wants it to be down
     data/redis/redis.log
 
 The server is a daemon: it outlives the command that started it, so that bare `feast` commands and
 the next process find it. Starting is idempotent and safe among processes by a lock on the folder.
 """
 
+import contextlib
 import fcntl
 import json
 import secrets
@@ -35,6 +37,7 @@ ANSWER_SECONDS = 10.0
 """Longest wait for an answer; a machine under load can take seconds, and a refused connection never waits."""
 SAVE_SECONDS = 120.0
 ATTEMPTS = 5
+STOPPED = "stopped"
 
 _CONFIGURATION = """\
 bind 127.0.0.1
@@ -97,6 +100,7 @@ def stop_redis(workspace: Workspace) -> bool:
     if endpoint is None:
         return False
     with _folder_lock(workspace.redis):
+        (workspace.redis / STOPPED).touch()
         client = _client(endpoint.url, seconds=SAVE_SECONDS)
         try:
             client.shutdown(save=True)
@@ -106,6 +110,35 @@ def stop_redis(workspace: Workspace) -> bool:
             client.close()
         _wait_until(lambda: not answers(endpoint.url), START_SECONDS)
     return True
+
+
+def revive_redis(workspace: Workspace, settings: Settings) -> bool:
+    """Whether the embedded server was started again after it had died; not where it was stopped or never was.
+
+    Raises StoreUnavailableError where it cannot be started, or listens and does not answer.
+    """
+    folder = workspace.redis
+    if settings.redis_url is not None or _read(folder) is None or (folder / STOPPED).exists():
+        return False
+    if running_endpoint(workspace) is not None:
+        return False
+    with _folder_lock(folder):
+        if (folder / STOPPED).exists() or running_endpoint(workspace) is not None:
+            return False
+        _start(folder, _read(folder), settings.redis_port)
+    return True
+
+
+def save_soon(workspace: Workspace) -> None:
+    """Has the embedded server write its data in the background, so that a crash costs none of it."""
+    endpoint = _read(workspace.redis)
+    if endpoint is None:
+        return
+    client = _client(endpoint.url)
+    # It may be down, or saving already; the hourly save is still to come.
+    with contextlib.suppress(redis.RedisError, OSError):
+        client.bgsave()
+    client.close()
 
 
 def running_endpoint(workspace: Workspace) -> Endpoint | None:
@@ -183,6 +216,7 @@ def _start(folder: Path, previous: Endpoint | None, preferred_port: int) -> Endp
             endpoint = Endpoint(port, password, int(client.info("server")["process_id"]))
             client.close()
             write_atomically(folder / "endpoint.json", json.dumps(asdict(endpoint)))
+            (folder / STOPPED).unlink(missing_ok=True)
             return endpoint
         trouble = run.stderr.strip() or _log_end(folder)
     raise StoreUnavailableError(

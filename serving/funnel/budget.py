@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from time import perf_counter
 
-from serving.spec import STAGES, DeadlinesSpec
+from serving.spec_limits import STAGES, DeadlinesSpec
 
 
 class Budget:

@@ -17,7 +17,8 @@ from serving.funnel.eligible import EligiblePosts, SharedCodes
 from serving.funnel.row_cache import CacheCounts
 from serving.funnel.state import Controls
 from serving.snapshot import UNKNOWN, Catalogue
-from serving.spec import CacheSpec, CachesSpec, EligibilitySpec
+from serving.spec_limits import CacheSpec, CachesSpec
+from serving.spec_ranking import EligibilitySpec
 
 REASONS = (
     "eligible", "not_recommendable", "low_integrity", "too_old", "not_yet_published", "other_language",

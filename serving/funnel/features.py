@@ -16,7 +16,7 @@ from serving.funnel.ports import FeatureReader
 from serving.funnel.request import FeedRequest
 from serving.funnel.row_cache import CacheCounts, RowCache
 from serving.snapshot import Catalogue
-from serving.spec import CachesSpec
+from serving.spec_limits import CachesSpec
 
 LIVE_FEATURES: frozenset[str] = frozenset()
 """Columns in which serving lays what the journal streams over the stored value. None yet: the latest engagements

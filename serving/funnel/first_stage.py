@@ -12,9 +12,12 @@ from serving.funnel.state import RequestState
 def user_vector(tower: UserTower, user: Columns) -> NDArray[np.float32]:
     """The tower's vector of one user, [D]. Raises BundleError where the model reads what is not there."""
     try:
-        return np.asarray(tower.user_vectors(user)[0])
+        vector_D = np.asarray(tower.user_vectors(user)[0])
     except ValueError as error:
         raise BundleError(f"bundle {tower.bundle_id} does not fit the user's features: {error}") from error
+    if not np.isfinite(vector_D).all():
+        raise BundleError(f"bundle {tower.bundle_id} gives the user a vector that is not finite")
+    return vector_D
 
 
 class VectorRanker:
@@ -38,6 +41,10 @@ class VectorRanker:
     def tower(self) -> UserTower:
         """The bundle that made the vectors."""
         return self._tower
+
+    def lacking(self) -> NDArray[np.int64]:
+        """Rows of the catalogue without a vector."""
+        return np.flatnonzero(~self._has_vector)
 
     def put(self, rows: NDArray[np.int64], vectors_ND: NDArray[np.float32]) -> None:
         """Vectors of posts that were written after the others were computed."""

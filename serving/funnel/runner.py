@@ -12,7 +12,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from core.errors import DeadlineError, FeatureStoreError, StoreUnavailableError, VitrineError
+from core.errors import BundleError, DeadlineError, FeatureStoreError, StoreUnavailableError, VitrineError
 from serving.funnel.budget import Budget
 from serving.funnel.candidates import Candidates, best_first
 from serving.funnel.eligibility import Eligibility
@@ -24,7 +24,7 @@ from serving.funnel.rerank import Rerank, Reranked
 from serving.funnel.retrieval import Retrieval
 from serving.funnel.row_cache import CacheCounts
 from serving.funnel.source_pool import SourcePool
-from serving.funnel.sources.base import Source
+from serving.funnel.sources.base import Source, first_eligible
 from serving.funnel.state import Controls, RequestState
 from serving.funnel.value import values, weight_vector
 from serving.snapshot import UNKNOWN, Catalogue, Snapshot
@@ -61,7 +61,7 @@ class Funnel:
         self._deadlines = spec.deadlines if pool is not None else None
         self._eligibility = Eligibility(spec.eligibility, snapshot.catalogue, spec.caches.eligibility)
         self._rerank = Rerank(spec, snapshot.catalogue)
-        self._controls = controls
+        self.controls = controls
         self._first_stage = first_stage
         self._second_stage = second_stage
         self._observer = observer
@@ -138,7 +138,7 @@ class Funnel:
             np.random.default_rng([self._seed, request.request_id]), budget=Budget(self._deadlines),
         )  # fmt: skip
         try:
-            state.controls = self._controls.read(request.user_id, user_row, request.at)
+            state.controls = self.controls.read(request.user_id, user_row, request.at)
         except StoreUnavailableError:
             state.degrade("journal")
         if is_ranked:
@@ -194,7 +194,8 @@ class Funnel:
         is_free = state.eligibility == 0
         is_free[candidates.rows] = False
         popular = self.snapshot.catalogue.by_popularity
-        extra = popular[is_free[popular]][: wanted - len(candidates)]
+        free = popular[is_free[popular]]
+        extra = first_eligible(free, np.broadcast_to(0.0, len(free)), state, wanted - len(candidates)).rows
         report = StageReport("fill_up", len(candidates), len(candidates) + len(extra), perf_counter() - began)
         reports.append(report)
         blended = candidates.scores.get("blend", np.empty(0))
@@ -231,7 +232,8 @@ class Funnel:
             if self._first_stage is None:
                 raise FeatureStoreError("no first-stage bundle is loaded")
             _require_time(state, "first_stage")
-            candidates = candidates.with_score("first_stage", self._first_stage.scores(state, candidates.rows))
+            scores = _numbers(self._first_stage.scores(state, candidates.rows))
+            candidates = candidates.with_score("first_stage", scores)
             order = best_first(candidates.scores["first_stage"])
         except VitrineError as error:
             state.degrade("first_stage")
@@ -258,6 +260,7 @@ class Funnel:
                 raise FeatureStoreError("no second-stage bundle is loaded")
             _require_time(state, "second_stage")
             probabilities = self._second_stage.probabilities(state, kept.rows[:num_scored])
+            _numbers(values(probabilities, self._weights))
         except VitrineError as error:
             state.degrade("second_stage")
             reports.append(
@@ -304,6 +307,14 @@ def _behind_the_scored(value: NDArray[np.float64], num_scored: int) -> NDArray[n
     finite = value[np.isfinite(value)]
     lowest = float(finite.min()) if len(finite) else 0.0
     return np.concatenate([value[:num_scored], lowest - 1e-6 * (1 + np.arange(num_left))])
+
+
+def _numbers(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The scores. Raises BundleError where one is no finite number: what made it cannot be trusted with the others."""
+    num_bad = len(scores) - int(np.count_nonzero(np.isfinite(scores)))
+    if num_bad:
+        raise BundleError(f"{num_bad} of {len(scores)} scores are no finite numbers")
+    return scores
 
 
 def _require_time(state: RequestState, stage: str) -> None:

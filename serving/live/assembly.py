@@ -1,6 +1,6 @@
 """Puts the live view together around loaded parts."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from core.clock import Clock
 from core.errors import StoreUnavailableError
@@ -9,32 +9,13 @@ from events.journal import Journal
 from serving.funnel.features import FunnelFeatures
 from serving.funnel.first_stage import VectorRanker
 from serving.funnels import FunnelSet
+from serving.live.live import Live
 from serving.live.reader import LiveReader
 from serving.live.search import LiveSearch
 from serving.live.tail import Tail
 from serving.live.vectors import PostTower, VectorKeeper, VectorSink
 from serving.live.view import LiveSnapshot, LiveView
 from serving.parts import Parts
-
-
-@dataclass(frozen=True)
-class Live:
-    """The view and who keeps it up to date."""
-
-    view: LiveView
-    tail: Tail
-    keeper: VectorKeeper
-
-    def follow(self, funnels: FunnelSet) -> None:
-        """Gives newer models and caches what was written since the snapshot."""
-        self.keeper.serve(*_served(funnels))
-        self.keeper.write(self.view.snapshot.live_catalogue.changes_since(0)[1])
-
-    @property
-    def degraded(self) -> tuple[str, ...]:
-        """`journal_tail` where the journal is not followed, `live_catalogue` where it has no more room."""
-        problems = {"journal_tail": self.tail.is_behind, "live_catalogue": self.view.problem is not None}
-        return tuple(name for name, is_there in problems.items() if is_there)
 
 
 def live_parts(parts: Parts, snapshot: LiveSnapshot) -> Parts:
@@ -50,6 +31,7 @@ def go_live(snapshot: LiveSnapshot, journal: Journal, clock: Clock, funnels: Fun
         raise ValueError("parts without a live reader; make them with live_parts")
     view = LiveView(snapshot, journal, clock, funnels.default.spec.value_model.weights)
     keeper = VectorKeeper(*_served(funnels), reader, snapshot.live_catalogue)
+    keeper.complete()
     view.on_posts(keeper.write)
     tail = Tail(view)
     view.on_user_gone(snapshot.seen.forget)
@@ -59,6 +41,12 @@ def go_live(snapshot: LiveSnapshot, journal: Journal, clock: Clock, funnels: Fun
         logger("serving").warning("journal not read", reason=str(error))
         tail.is_behind = True
     return Live(view, tail, keeper)
+
+
+def follow(funnels: FunnelSet) -> None:
+    """Gives the live view's writers the models and caches of funnels that were just exchanged."""
+    if funnels.live is not None:
+        funnels.live.follow(*_served(funnels))
 
 
 def _served(funnels: FunnelSet) -> tuple[list[tuple[PostTower, VectorSink]], list[FunnelFeatures]]:

@@ -125,7 +125,9 @@ class LiveCatalogue(Catalogue):
         is_new = row == UNKNOWN
         if is_new:
             if not self.num_spare:
-                raise RoomError(f"post {post_id}: no spare row left; run `python -m serving snapshot` and start anew")
+                raise RoomError(
+                    f"post {post_id}: no spare row left; run `make refresh` and `python -m serving snapshot`"
+                )
             row = self.num_rows
             self.num_rows += 1
             self.popularity[row] = self._typical

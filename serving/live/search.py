@@ -21,6 +21,13 @@ class Mergeable(Protocol):
     def merged(self, rows: NDArray[np.int64], vectors_ND: NDArray[np.float32]) -> VectorSearch: ...
 
 
+@runtime_checkable
+class Partial(Protocol):
+    """A search that knows which posts it does not hold."""
+
+    def lacking(self) -> NDArray[np.int64]: ...
+
+
 class _Parts(NamedTuple):
     """What one search looks at; replaced as a whole."""
 
@@ -53,6 +60,11 @@ class LiveSearch:
             if is_large and (self._merger is None or not self._merger.is_alive()):
                 self._merger = Thread(target=self._merge, name="index-merge", daemon=True)
                 self._merger.start()
+
+    def lacking(self) -> NDArray[np.int64]:
+        """Rows of the catalogue that neither part holds."""
+        main, held, _ = self._parts
+        return np.setdiff1d(main.lacking(), held) if isinstance(main, Partial) else np.empty(0, dtype=np.int64)
 
     def wait(self) -> None:
         """Returns when no merge is under way."""

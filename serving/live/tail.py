@@ -24,6 +24,11 @@ class Tail:
         """Begins to follow."""
         self._thread.start()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the journal is followed right now."""
+        return self._thread.is_alive()
+
     def stop(self) -> None:
         """Ends the thread."""
         self._stop.set()

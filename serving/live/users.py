@@ -33,7 +33,9 @@ class LiveUsers(Users):
         row = self.row_of(user_id)
         if row == UNKNOWN:
             if self._num_rows >= self.capacity:
-                raise RoomError(f"user {user_id}: no spare row left; run `python -m serving snapshot` and start anew")
+                raise RoomError(
+                    f"user {user_id}: no spare row left; run `make refresh` and `python -m serving snapshot`"
+                )
             row = self._num_rows
             self._num_rows += 1
         self.language_codes[row], self.country_codes[row] = language_code, country_code

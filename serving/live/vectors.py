@@ -23,8 +23,17 @@ class PostTower(Protocol):
     def post_vectors(self, columns: Columns) -> NDArray[np.float32]: ...
 
 
+COMPLETED = 5_000
+"""Most posts that get their vectors at once because an index from before the snapshot lacks them, newest first."""
+BATCH = 1_000
+
+
 class VectorSink(Protocol):
     """Takes vectors by catalogue row."""
+
+    def lacking(self) -> NDArray[np.int64]:
+        """Rows of the catalogue without a vector."""
+        ...
 
     def put(self, rows: NDArray[np.int64], vectors_ND: NDArray[np.float32]) -> None: ...
 
@@ -47,6 +56,16 @@ class VectorKeeper:
         """From now on vectors are for these; `features` are those of all funnels that serve."""
         self._towers, self._features = tuple(towers), tuple(features)
 
+    def complete(self) -> None:
+        """Makes vectors of the newest posts of the snapshot that came after an index or were merged into its copy."""
+        for tower, sink in self._towers:
+            rows = sink.lacking()
+            rows = rows[self._catalogue.is_recommendable[rows] & ~self._catalogue.was_written(rows)]
+            rows = rows[np.argsort(-self._catalogue.created_at[rows], kind="stable")][:COMPLETED]
+            for start in range(0, len(rows), BATCH):
+                some = rows[start : start + BATCH]
+                self._put(tower, sink, some, self._columns(some))
+
     def write(self, rows: NDArray[np.int64]) -> None:
         """Makes vectors of the posts at `rows` that are still there; features of before are read anew."""
         for features in self._features:
@@ -56,12 +75,21 @@ class VectorKeeper:
             return
         columns = self._columns(rows)
         for tower, sink in self._towers:
-            try:
-                vectors = tower.post_vectors(columns)
-            except (ValueError, KeyError) as error:
-                logger("serving").warning("no vectors for new posts", bundle=tower.bundle_id, reason=str(error))
-                continue
-            sink.put(rows, np.asarray(vectors, dtype=np.float32))
+            self._put(tower, sink, rows, columns)
+
+    @staticmethod
+    def _put(tower: PostTower, sink: VectorSink, rows: NDArray[np.int64], columns: Columns) -> None:
+        try:
+            vectors = np.asarray(tower.post_vectors(columns), dtype=np.float32)
+        except (ValueError, KeyError) as error:
+            logger("serving").warning("no vectors for new posts", bundle=tower.bundle_id, reason=str(error))
+            return
+        is_finite = np.isfinite(vectors).all(axis=1)
+        if not is_finite.all():
+            logger("serving").warning(
+                "vectors of new posts are not finite", bundle=tower.bundle_id, posts=int((~is_finite).sum())
+            )
+        sink.put(rows[is_finite], vectors[is_finite])
 
     def _columns(self, rows: NDArray[np.int64]) -> Columns:
         """What is known of the posts: stored counters where the store answers, content and nulls where not."""

@@ -1,7 +1,8 @@
 """The live view: the snapshot with every journal event since on top. It can be made anew from both at any time."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from datetime import timedelta
 from threading import RLock
@@ -77,6 +78,13 @@ class LiveView:
     def on_user_gone(self, listener: Callable[[int], None]) -> None:
         """Calls `listener` with the id of each user that is deleted."""
         self._on_user_gone.append(listener)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody applies events while the block runs; it begins with all that was acknowledged before."""
+        with self._lock:
+            self.catch_up()
+            yield
 
     def catch_up(self) -> int:
         """Number of events applied; the view then holds all that was acknowledged before the call.

@@ -2,7 +2,6 @@
 
 from typing import Annotated
 
-import numpy as np
 from fastapi import APIRouter, Query
 
 from core.ids import internal_id
@@ -23,10 +22,12 @@ Explain = Annotated[bool, Query(description="Adds the score of the list that bro
 def browse_router(runtime: Runtime) -> APIRouter:
     """Routes that answer with posts for nobody in particular."""
     router = APIRouter(tags=["browse"])
-    browse = Browse(runtime.snapshot, runtime.spec.eligibility, runtime.clock)
+    current = [_browse(runtime)]
+    runtime.funnels.followers.append(lambda _: current.__setitem__(0, _browse(runtime)))
 
     def reply(listed: Listed, is_explained: bool) -> PostList:
-        catalogue, snapshot = runtime.snapshot.catalogue, runtime.snapshot
+        snapshot = listed.snapshot
+        catalogue = snapshot.catalogue
         posts = []
         for position, (row, score, source) in enumerate(listed.posts):
             ids = int(catalogue.post_ids[row]), int(catalogue.creator_ids[row])
@@ -39,14 +40,14 @@ def browse_router(runtime: Runtime) -> APIRouter:
         limit: Limit = 20, language: LanguageWish = None, country: CountryWish = None, explain: Explain = False
     ) -> PostList:
         """What is engaged with most now; engagements halve every six hours. The score is 1 for the strongest."""
-        return reply(browse.trending(limit, language, country), explain)
+        return reply(current[0].trending(limit, language, country), explain)
 
     @router.get("/popular", response_model=PostList)
     def read_popular(
         limit: Limit = 20, language: LanguageWish = None, country: CountryWish = None, explain: Explain = False
     ) -> PostList:
         """What users of a country, else of a language, else everyone engaged with most over a week."""
-        return reply(browse.popular(limit, language, country), explain)
+        return reply(current[0].popular(limit, language, country), explain)
 
     @router.get("/posts/{post_id}/similar", response_model=PostList)
     def read_similar(
@@ -57,14 +58,16 @@ def browse_router(runtime: Runtime) -> APIRouter:
         explain: Explain = False,
     ) -> PostList:
         """Posts that the same users engage with, then posts of the nearest content."""
-        if runtime.live is not None:
-            runtime.live.view.catch_up()
-        wanted = internal_id(post_id)
-        row = int(runtime.snapshot.catalogue.rows_of(np.array([wanted], dtype=np.int64))[0])
-        if row == UNKNOWN or (
-            runtime.live is not None and runtime.live.view.written_at("post", wanted) == (True, None)
-        ):
+        runtime.catch_up()
+        wanted, live, browse = internal_id(post_id), runtime.live, current[0]
+        row = browse.row_of(wanted)
+        if row == UNKNOWN or (live is not None and live.view.written_at("post", wanted) == (True, None)):
             raise UnknownEntityError("post", "post_id")
         return reply(browse.similar(row, limit, language, country), explain)
 
     return router
+
+
+def _browse(runtime: Runtime) -> Browse:
+    funnel = runtime.funnel
+    return Browse(funnel.snapshot, funnel.spec.eligibility, runtime.clock)

@@ -76,7 +76,7 @@ def feed_router(runtime: Runtime, feed: Feed, served: ServedLog) -> APIRouter:
             page = feed.page(wish, query.cursor, may_rank=may_rank)
         except CursorError as error:
             raise _invalid(where, "cursor", str(error), query.cursor) from error
-        return _reply(page, query, runtime.snapshot)
+        return _reply(page, query)
 
     @router.get("/feed", response_model=FeedReply)
     async def read_feed(
@@ -138,14 +138,14 @@ def external_post_ids(snapshot: Snapshot, post_ids: Sequence[int]) -> list[str]:
     ]
 
 
-def _reply(page: Page, query: FeedQuery, snapshot: Snapshot) -> Response:
+def _reply(page: Page, query: FeedQuery) -> Response:
     content = {
         "request_id": request_id_text(page.request_id),
         "user_id": query.user_id,
         "surface": page.surface,
         "spec_version": page.spec_version,
         "model_versions": page.model_versions,
-        "posts": [post_reply(p.post, snapshot, p.explanation if query.explain else None) for p in page.posts],
+        "posts": [post_reply(p.post, page.snapshot, p.explanation if query.explain else None) for p in page.posts],
         "next_cursor": page.next_cursor,
         "degraded": page.degraded,
     }

@@ -1,5 +1,7 @@
 """Liveness, readiness and metrics."""
 
+from collections.abc import Callable
+
 import numpy as np
 from fastapi import APIRouter
 from fastapi.responses import Response
@@ -11,8 +13,8 @@ from serving.schemas import Health, Readiness
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def health_router(runtime: Runtime) -> APIRouter:
-    """Routes for machines that watch the service."""
+def health_router(runtime: Runtime, metrics: Callable[[], bytes]) -> APIRouter:
+    """Routes for machines that watch the service; `metrics` in Prometheus' text format."""
     router = APIRouter(tags=["operation"])
 
     @router.get("/healthz", response_model=Health)
@@ -42,6 +44,7 @@ def health_router(runtime: Runtime) -> APIRouter:
             surfaces={name: spec.version for name, spec in runtime.funnels.current.specs.items()},
             spec_refused=spec_refused,
             models_refused=list(runtime.funnels.models_refused),
+            snapshot_refused=runtime.funnels.snapshot_refused,
             model_versions=runtime.funnel.model_versions,
             snapshot_id=runtime.snapshot.snapshot_id,
             now=runtime.clock.now(),
@@ -49,7 +52,7 @@ def health_router(runtime: Runtime) -> APIRouter:
 
     @router.get("/metrics", response_class=Response)
     def read_metrics() -> Response:
-        """Prometheus metrics."""
-        return Response(runtime.metrics.text(), media_type=METRICS_TYPE)
+        """Prometheus metrics, of all processes of the server."""
+        return Response(metrics(), media_type=METRICS_TYPE)
 
     return router

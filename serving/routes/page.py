@@ -7,6 +7,7 @@ from fastapi.responses import FileResponse
 
 from serving.bootstrap import Runtime
 from serving.schemas import SampleUserReply
+from serving.snapshot import UNKNOWN
 
 
 def page_router(runtime: Runtime, folder: Path) -> APIRouter:
@@ -21,7 +22,8 @@ def page_router(runtime: Runtime, folder: Path) -> APIRouter:
     @router.get("/users/sample", response_model=list[SampleUserReply])
     def sample_users() -> list[SampleUserReply]:
         """Active users of different languages, worth looking at."""
-        names = runtime.snapshot.topic_names
+        snapshot = runtime.snapshot
+        names = snapshot.topic_names
         return [
             SampleUserReply(
                 user_id=user.external_id,
@@ -30,7 +32,8 @@ def page_router(runtime: Runtime, folder: Path) -> APIRouter:
                 num_engagements=user.num_engagements,
                 topics=[names.get(topic, f"topic {topic}") for topic in user.topic_ids],
             )
-            for user in runtime.snapshot.sample_users
+            for user in snapshot.sample_users
+            if snapshot.users.row_of(user.user_id) != UNKNOWN  # deleted since
         ]
 
     return router

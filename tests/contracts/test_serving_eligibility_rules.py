@@ -8,7 +8,7 @@ import pytest
 
 from serving.funnel.eligibility import REASONS, Eligibility
 from serving.funnel.state import Controls
-from serving.spec import EligibilitySpec
+from serving.spec_ranking import EligibilitySpec
 from tests.serving_fakes import AS_OF, make_catalogue
 
 CATALOGUE = make_catalogue()

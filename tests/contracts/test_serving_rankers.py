@@ -73,7 +73,7 @@ def test_a_post_is_as_probable_whoever_is_ranked_beside_it():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_scores_that_are_no_numbers_sink_and_nothing_is_lost_or_doubled(bad, share):
+def test_a_stage_with_a_score_that_is_no_number_is_skipped_and_nothing_is_lost_or_doubled(bad, share):
     class Odd:
         version = "odd"
         heads = HEADS
@@ -95,10 +95,36 @@ def test_scores_that_are_no_numbers_sink_and_nothing_is_lost_or_doubled(bad, sha
     slate = funnel.rank(FeedRequest(1, AS_OF, request_id=9))
     assert len(slate) == 50
     assert len(set(slate.post_ids.tolist())) == 50
-    is_finite = np.isfinite(slate.candidates.scores["value"])
-    assert np.all(np.diff(is_finite.astype(int)) <= 0)
+    assert slate.degraded == (("first_stage", "second_stage") if share else ())
+    assert np.isfinite(slate.scores).all()
+    assert np.all(np.diff(slate.scores) <= 0)
     for stage in slate.stages:
         assert stage.num_in - stage.num_out == sum(stage.removed.values()), stage
+
+
+def test_a_head_without_weight_may_have_no_number():
+    class Partial(type(PARTS.second_stage)):
+        def probabilities(self, *columns):
+            found = super().probabilities(*columns).copy()
+            found[:, HEADS.index("save")] = np.nan
+            return found
+
+    spec = make_spec(value_model={"weights!": {"click": 1.0}})
+    parts = replace(PARTS, second_stage=Partial())
+    slate = make_funnel(spec, SNAPSHOT, parts, None, Metrics()).rank(FeedRequest(1, AS_OF, request_id=9))
+    assert slate.degraded == ()
+    assert "save" not in slate.explanation(0).probabilities
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_users_vector_that_is_no_number_searches_and_ranks_nothing(bad):
+    tower = FakeTower()
+    tower.vector = np.full_like(tower.vector, bad)
+    light = VectorRanker(tower, SNAPSHOT.catalogue.content, EVERY)
+    funnel = make_funnel(make_spec(), SNAPSHOT, replace(PARTS, tower=tower, first_stage=light), None, Metrics())
+    slate = funnel.rank(FeedRequest(1, AS_OF, request_id=9))
+    assert slate.degraded == ("source:two_tower", "first_stage")
+    assert np.isfinite(slate.scores).all()
 
 
 @pytest.mark.parametrize("scores", [[], [np.nan], [1.0, np.nan, 2.0, np.inf, 2.0, -np.inf]])

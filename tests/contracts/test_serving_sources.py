@@ -14,7 +14,15 @@ from serving.funnel.sources.ranked_lists import PopularSource, TrendingSource
 from serving.funnel.sources.two_tower import TwoTowerSource
 from serving.funnel.sources.uniform import RandomSource
 from serving.metrics import Metrics
-from serving.spec import FollowedSpec, FreshSpec, HistorySpec, PopularSpec, RandomSpec, TrendingSpec, TwoTowerSpec
+from serving.spec_sources import (
+    FollowedSpec,
+    FreshSpec,
+    HistorySpec,
+    PopularSpec,
+    RandomSpec,
+    TrendingSpec,
+    TwoTowerSpec,
+)
 from tests.serving_fakes import AS_OF, COLD_USER, LANGUAGES, RARE_LANGUAGE, make_parts, make_snapshot, make_spec
 
 SNAPSHOT = make_snapshot()

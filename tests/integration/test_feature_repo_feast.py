@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import redis
 
 from core.clock import FrozenClock
 from core.errors import ConfigError, InputError, StoreUnavailableError
@@ -172,6 +173,17 @@ def test_materialising_again_reads_only_what_became_known_since(workspace: Works
     materialize(workspace, FrozenClock(later))
     after = online.read("post", np.arange(14))
     assert not np.array_equal(after["post_activity__num_impressions_24h"], before["post_activity__num_impressions_24h"])
+
+
+def test_a_redis_that_lost_its_rows_is_filled_again_though_no_build_is_new(workspace: Workspace) -> None:
+    online, at = OnlineFeatures(workspace), FrozenClock(NOW + timedelta(hours=26))
+    before = online.read("post", np.arange(14))
+    with redis.Redis.from_url(ensure_redis(workspace, Settings(dataset=workspace.root.name))) as client:
+        client.flushall()
+    assert (online.read("post", np.arange(14), ["post_profile"])["post_profile__topic_id"] == -1).all()
+    materialize(workspace, at)
+    assert_columns_equal(online.read("post", np.arange(14)), before)
+    assert all(span.num_rows == 0 for span in materialize(workspace, at) if span.num_rows is not None)
 
 
 def test_the_stock_duckdb_store_is_one_line_away_and_agrees(

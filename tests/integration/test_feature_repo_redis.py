@@ -1,6 +1,8 @@
 """The embedded Redis: one server per workspace, behind a password, found again, clear when it cannot start."""
 
 import json
+import os
+import signal
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +15,14 @@ from core.errors import StoreUnavailableError
 from core.settings import Settings
 from core.workspace import Workspace
 from feature_repo.stores import embedded
-from feature_repo.stores.embedded import answers, ensure_redis, running_endpoint, stop_redis
+from feature_repo.stores.embedded import (
+    answers,
+    ensure_redis,
+    revive_redis,
+    running_endpoint,
+    save_soon,
+    stop_redis,
+)
 
 
 @pytest.fixture
@@ -49,6 +58,36 @@ def test_data_and_address_survive_a_stop(settings: Settings) -> None:
     assert ensure_redis(settings.workspace, settings) == url
     with redis.Redis.from_url(url) as client:
         assert client.get("kept") == b"yes"
+
+
+def test_one_that_died_is_started_again_with_what_was_saved_and_one_that_was_stopped_is_not(settings: Settings) -> None:
+    workspace = settings.workspace
+    assert not revive_redis(workspace, settings)  # there never was one
+    url = ensure_redis(workspace, settings)
+    assert not revive_redis(workspace, settings)  # it lives
+    with redis.Redis.from_url(url) as client:
+        client.set("kept", "yes")
+        save_soon(workspace)
+        saved = embedded._wait_until(lambda: not client.info("persistence")["rdb_bgsave_in_progress"], 10)
+        assert saved
+    os.kill(_endpoint(workspace).pid, signal.SIGKILL)
+    assert embedded._wait_until(lambda: not answers(url), 10)
+    save_soon(workspace)  # nobody is there, and that is no error
+    assert revive_redis(workspace, settings)
+    with redis.Redis.from_url(url) as client:
+        assert client.get("kept") == b"yes"
+    stop_redis(workspace)
+    assert not revive_redis(workspace, settings)
+    assert ensure_redis(workspace, settings) == url
+    os.kill(_endpoint(workspace).pid, signal.SIGKILL)
+    assert embedded._wait_until(lambda: not answers(url), 10)
+    assert revive_redis(workspace, settings)
+
+
+def _endpoint(workspace: Workspace) -> embedded.Endpoint:
+    found = running_endpoint(workspace)
+    assert found is not None
+    return found
 
 
 def test_two_workspaces_have_two_servers_on_two_ports(settings: Settings, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from operations.visits import draw_visits, held_out_population
 from serving.bootstrap import build_runtime
 from serving.funnel.value import weight_vector
 from serving.snapshot import save_snapshot
-from serving.snapshot_build import build_snapshot
+from serving.snapshot_build.build import build_snapshot
 from serving.spec_file import load_spec, with_overlay
 from training.splits import is_held_out
 

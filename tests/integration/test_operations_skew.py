@@ -35,7 +35,7 @@ from serving.funnels import ServingFunnels, fingerprint
 from serving.metrics import Metrics
 from serving.parts import load_parts
 from serving.snapshot import load_snapshot, save_snapshot
-from serving.snapshot_build import build_snapshot
+from serving.snapshot_build.build import build_snapshot
 from serving.spec_file import load_spec, with_overlay
 from tests.serving_fakes import FakeModel
 from tests.synthetic_small import small_config
@@ -93,9 +93,7 @@ class Served:
         spec, journal, metrics = with_overlay(load_spec(), OVERLAY), Journal(folder / "journal.db"), Metrics()
         built = build_funnels({spec.surface: spec}, snapshot, parts, journal, metrics, self.log, None)
         funnels = ServingFunnels(built, fingerprint(self.workspace, None))
-        self.runtime = Runtime(
-            settings, self.workspace, self.clock, snapshot, journal, metrics, funnels, feature_log=self.log
-        )
+        self.runtime = Runtime(settings, self.workspace, self.clock, journal, metrics, funnels, feature_log=self.log)
         self.pages = ServedLog(folder / "served.db")
         numbers = count(1)
         self.feed = self.runtime.open_feed(self.pages, lambda: next(numbers))

@@ -21,7 +21,7 @@ from serving.entity_schemas import CreatorIn, PostIn, UserIn
 from serving.entity_store import EntityStore
 from serving.live.assembly import go_live, live_parts
 from serving.live.view import LiveSnapshot, LiveView
-from serving.snapshot_build import build_snapshot
+from serving.snapshot_build.build import build_snapshot
 from tests.serving_fakes import AS_OF, FakeTower, make_parts, make_runtime, make_settings, make_snapshot, make_spec
 from tests.serving_server import running
 
@@ -444,10 +444,7 @@ def test_a_view_without_room_says_so_and_keeps_the_write(tmp_path):
     runtime = make_runtime(tmp_path, SPEC)
     snapshot = LiveSnapshot(make_snapshot(), room=1)
     parts = live_parts(make_parts(snapshot), snapshot)
-    funnels = replace(runtime.funnels.current, parts=parts)
-    runtime.funnels.exchange(funnels)
-    live = go_live(snapshot, runtime.journal, runtime.clock, funnels)
-    runtime = replace(runtime, snapshot=snapshot, live=live)
+    runtime.funnels.exchange(runtime.renewed(runtime.funnels.current.specs, parts, snapshot))
     with running(runtime) as url, VitrineClient(url) as vitrine:
         vitrine.put_post("p-1", post(content_embedding=[1.0] * CONTENT_DIM))
         assert vitrine.readiness().degraded == []

@@ -35,7 +35,7 @@ class Platform:
         self.specs = folder / "specs"
         self.specs.mkdir()
         write(self.specs, "explore")
-        write(self.specs, "reels", **{"quota: 600": "quota: 300"})
+        write(self.specs, "reels", **{"quota: 1000": "quota: 300"})
         self.settings = make_settings(folder, funnel_spec=self.specs)
         snapshot = make_snapshot()
         save_snapshot(self.settings.workspace, snapshot)

@@ -11,7 +11,7 @@ from core.errors import BundleError, MissingStageError
 from core.schema import CONTENT_DIM, TABLES
 from events.log import replace_all
 from serving.snapshot import find_rows, load_snapshot, save_snapshot
-from serving.snapshot_build import build_snapshot
+from serving.snapshot_build.build import build_snapshot
 from tests.serving_fakes import AS_OF, make_settings, make_snapshot
 
 WEIGHTS = {"click": 1.0, "like": 2.0, "see_less": -8.0}

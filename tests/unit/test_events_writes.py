@@ -11,7 +11,7 @@ from core.workspace import DatasetManifest
 from events.compact import compact
 from events.journal import Journal, JournalEvent
 from events.read import connect, latest, register_log
-from serving.snapshot_build import build_snapshot
+from serving.snapshot_build.build import build_snapshot
 
 AT = datetime(2024, 3, 1, 12, tzinfo=UTC)
 POST = {

@@ -1,7 +1,7 @@
 import pytest
 
 from serving.funnel.budget import Budget
-from serving.spec import DeadlinesSpec
+from serving.spec_limits import DeadlinesSpec
 
 DEADLINES = DeadlinesSpec(
     request_ms=100, user_ms=15, retrieval_ms=30, first_stage_ms=5, second_stage_ms=40, rerank_ms=10

@@ -3,7 +3,7 @@
 import pytest
 
 from serving.explanations import Explanations
-from serving.spec import ExplanationsSpec
+from serving.spec_operation import ExplanationsSpec
 
 AT = "2026-03-15T00:00:00+00:00"
 AT_SECONDS = 1773532800.0

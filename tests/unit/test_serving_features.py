@@ -9,7 +9,7 @@ from feature_repo.crosses import POST_COLUMNS, cross_features
 from models.bundle import load_bundle
 from serving.funnel.features import FunnelFeatures
 from serving.funnel.input_bounds import InputBounds
-from serving.spec import CachesSpec
+from serving.spec_limits import CachesSpec
 from tests.served_world import publish_model
 from tests.serving_fakes import AS_OF, FakeReader, make_catalogue
 

@@ -25,7 +25,7 @@ from serving.live.search import LiveSearch
 from serving.live.trending import HALF_LIFE_SECONDS, LiveLists, Trending
 from serving.live.view import LiveSnapshot
 from serving.snapshot import UNKNOWN, load_snapshot, save_snapshot
-from serving.spec import EligibilitySpec
+from serving.spec_ranking import EligibilitySpec
 from serving.vector_search import IndexSearch
 from tests.serving_fakes import AS_OF, FakeTower, make_catalogue, make_parts, make_runtime, make_settings, make_snapshot
 

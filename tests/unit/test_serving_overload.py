@@ -6,7 +6,7 @@ import pytest
 
 from serving.overload import Admission
 from serving.prefetch import Prefetcher
-from serving.spec import OverloadSpec
+from serving.spec_operation import OverloadSpec
 
 
 def admission(**limits):

@@ -6,7 +6,7 @@ import pytest
 
 from serving.funnel.sources.base import first_eligible
 from serving.funnel.sources.newest import FreshSource
-from serving.spec import FreshSpec
+from serving.spec_sources import FreshSpec
 from tests.serving_fakes import AS_OF, make_catalogue
 
 

@@ -27,8 +27,8 @@ def test_shipped_spec_is_valid_and_versioned():
 @pytest.mark.parametrize(
     ("old", "new", "path", "what"),
     [
-        ("two_tower, quota: 600", "two_tower, qouta: 600", "sources.two_tower.qouta", "unknown key"),
-        ("two_tower, quota: 600", "two_tower, quota: 0", "sources.two_tower.quota", "greater than or equal to 1"),
+        ("two_tower, quota: 1000", "two_tower, qouta: 600", "sources.two_tower.qouta", "unknown key"),
+        ("two_tower, quota: 1000", "two_tower, quota: 0", "sources.two_tower.quota", "greater than or equal to 1"),
         ("keep: 120", "keep: many", "first_stage.keep", "valid integer"),
         ("click: 1.0", "clicks: 1.0", "value_model.weights", "unknown engagement kind 'clicks'"),
         ("language: match", "language: similar", "eligibility.language", "'match' or 'any'"),

@@ -61,6 +61,10 @@ class ClusterServer:
                 pipe.execute_command("EVALSHA", _SHA, *script_args(call, ttl_seconds))
             return sum(map(int, await pipe.execute() if calls else []))
 
+    def mark(self, key: bytes, value: bytes) -> None:
+        with mapped_errors():
+            self.client.set(key, value)
+
     def delete(self, pattern: bytes) -> int:
         num_deleted = 0
         with mapped_errors():

@@ -39,6 +39,10 @@ class RowServer(Protocol):
 
     async def write_async(self, batch: Batch, ttl_seconds: int | None = None) -> int: ...
 
+    def mark(self, key: bytes, value: bytes) -> None:
+        """Sets one key that is no row."""
+        ...
+
     def delete(self, pattern: bytes) -> int:
         """Deletes every key that matches the glob; returns how many."""
         ...
@@ -157,6 +161,10 @@ class SingleServer:
             for call in in_calls([batch]):
                 written += int(await client.execute_command("EVALSHA", sha, *script_args(call, ttl_seconds)))
         return written
+
+    def mark(self, key: bytes, value: bytes) -> None:
+        with mapped_errors():
+            self.client.set(key, value)
 
     def delete(self, pattern: bytes) -> int:
         with mapped_errors():

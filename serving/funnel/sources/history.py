@@ -7,7 +7,7 @@ from core.schema import HEADS
 from serving.funnel.sources.base import Found, best_eligible, nothing
 from serving.funnel.state import RequestState
 from serving.snapshot import UNKNOWN, Catalogue, Ragged
-from serving.spec import HistorySpec
+from serving.spec_sources import HistorySpec
 
 
 class HistorySource:

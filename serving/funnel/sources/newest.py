@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from serving.funnel.sources.base import Found, best_eligible, first_eligible, nothing
 from serving.funnel.state import RequestState
 from serving.snapshot import Catalogue
-from serving.spec import FollowedSpec, FreshSpec
+from serving.spec_sources import FollowedSpec, FreshSpec
 
 
 class FollowedSource:

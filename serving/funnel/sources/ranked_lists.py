@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from serving.funnel.sources.base import Found, first_eligible
 from serving.funnel.state import RequestState
 from serving.snapshot import UNKNOWN, Lists, Ragged
-from serving.spec import PopularSpec, TrendingSpec
+from serving.spec_sources import PopularSpec, TrendingSpec
 
 
 class TrendingSource:

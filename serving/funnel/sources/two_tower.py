@@ -7,7 +7,7 @@ from serving.funnel.first_stage import user_vector
 from serving.funnel.ports import UserTower, VectorSearch
 from serving.funnel.sources.base import Found
 from serving.funnel.state import RequestState
-from serving.spec import TwoTowerSpec
+from serving.spec_sources import TwoTowerSpec
 
 
 class TwoTowerSource:

@@ -4,7 +4,7 @@ import numpy as np
 
 from serving.funnel.sources.base import Found
 from serving.funnel.state import RequestState
-from serving.spec import RandomSpec
+from serving.spec_sources import RandomSpec
 
 
 class RandomSource:

@@ -1,0 +1,1 @@
+"""The snapshot from the log, built off-peak. The only part of serving that may import DuckDB."""
