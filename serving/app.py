@@ -18,7 +18,7 @@ from events.served import ServedLog
 from serving.api_keys import KeyRing
 from serving.bootstrap import Runtime
 from serving.entity_store import EntityStore, UnknownEntityError
-from serving.middleware import BodyNesting, CallerCheck, SecurityHeaders
+from serving.middleware import BodyNesting, CallerCheck, CallLimit, SecurityHeaders
 from serving.reload import Watcher
 from serving.request_log import RequestLog
 from serving.routes.browse import browse_router
@@ -35,6 +35,8 @@ from serving.tracing import TracedCalls
 
 REQUEST_THREADS = 4
 """Calls but feeds that a process works on at once; the others wait their turn. Some wait for Redis or the disk."""
+MAX_CALLS = 256
+"""Calls that a process holds at once, waiting or worked on; beyond them it is a 503."""
 PAGE_FOLDER = Path(__file__).parent / "page"
 
 
@@ -44,7 +46,8 @@ class Service(FastAPI):
     runtime: Runtime
 
     def build_middleware_stack(self) -> ASGIApp:
-        app = RequestLog(SecurityHeaders(super().build_middleware_stack()), self.runtime.metrics)
+        metrics = self.runtime.metrics
+        app = RequestLog(SecurityHeaders(CallLimit(super().build_middleware_stack(), MAX_CALLS, metrics)), metrics)
         return app if self.runtime.tracing is None else TracedCalls(app, self.runtime.tracing.tracer)
 
 

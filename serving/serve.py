@@ -21,6 +21,9 @@ from serving.parts import open_reader
 from serving.security import require_keys_beyond_loopback
 from serving.workers import run_workers
 
+MAX_CONNECTIONS = 900
+"""Beyond them uvicorn answers 503 and hangs up, before the usual limit of 1,024 open files stops it from accepting."""
+
 
 def serve(settings: Settings, workers: int = 1, reader: FeatureReader | None = None) -> None:
     """Serves in `workers` processes until told to stop; SIGHUP reads specs and models again.
@@ -66,5 +69,5 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         access_log=False,  # a query string names users
         server_header=False,
         timeout_keep_alive=30,
-        limit_concurrency=512,
+        limit_concurrency=MAX_CONNECTIONS,
     )

@@ -152,18 +152,24 @@ def _some_columns() -> dict[str, np.ndarray]:
     return users | posts | follows
 
 
+def memory_mb(process: int) -> float:
+    """Resident memory of a process, megabytes."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
 class ServerProcess:
     """`python -m serving serve` with its output in a file."""
 
     def __init__(self, settings: Settings, **variables: str) -> None:
         self.settings = settings
         self.pid = 0
-        port = str(free_ports(1)[0])
-        self.url = f"http://127.0.0.1:{port}"
+        self.port = free_ports(1)[0]
+        self.url = f"http://127.0.0.1:{self.port}"
         self.output = settings.workspace.root.parent / "server.log"
         self._variables = {
-            **os.environ, "VITRINE_VAR_DIR": str(settings.var_dir), "VITRINE_NUM_THREADS": "1", "VITRINE_PORT": port,
-            **variables,
+            **os.environ, "VITRINE_VAR_DIR": str(settings.var_dir), "VITRINE_NUM_THREADS": "1",
+            "VITRINE_PORT": str(self.port), **variables,
         }  # fmt: skip
         self._process: subprocess.Popen[str] | None = None
 
