@@ -28,10 +28,7 @@ def health_router(runtime: Runtime) -> APIRouter:
         degraded = list(runtime.degraded())
         if runtime.live is not None:
             degraded += runtime.live.degraded
-        try:
-            runtime.parts.reader.read("user", np.zeros(1, dtype=np.int64), ("user_profile",))
-        except VitrineError:
-            degraded.append("features")
+        degraded += _features_missing(runtime)
         if runtime.journal.is_failing:
             degraded.append("journal")
         return Readiness(
@@ -53,3 +50,14 @@ def health_router(runtime: Runtime) -> APIRouter:
         return Response(runtime.metrics.text(), media_type=METRICS_TYPE)
 
     return router
+
+
+def _features_missing(runtime: Runtime) -> list[str]:
+    """`features` where the store does not answer, `user_features` where it knows none of the most active users."""
+    users = np.array([user.user_id for user in runtime.snapshot.sample_users] or [0], dtype=np.int64)
+    try:
+        columns = runtime.parts.reader.read("user", users, ("user_profile",))
+    except VitrineError:
+        return ["features"]
+    knows_somebody = (columns["user_profile__registered_at"] >= 0).any()
+    return [] if knows_somebody or not runtime.snapshot.sample_users else ["user_features"]
