@@ -18,6 +18,8 @@ from core.memory import leave_loaded_objects_alone
 EARLY_SECONDS = 10.0
 """A process that ends sooner than this after its start most likely cannot start."""
 MAX_EARLY_DEATHS = 3
+"""As many in a row end the server, unless another of its processes has lived longer: then it goes on with that one."""
+MAX_PAUSE_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1
 
 Serve = Callable[[socket.socket], None]
@@ -57,6 +59,7 @@ class _Pool:
         self._serve = serve
         self._started: dict[int, float] = {}
         self._early_deaths = 0
+        self._has_failed = False
         self._is_stopping = False
 
     def run(self) -> None:
@@ -70,7 +73,7 @@ class _Pool:
             lived = monotonic() - self._started.pop(process, monotonic())
             if not self._is_stopping:
                 self._replace(process, status, lived)
-        if self._early_deaths >= MAX_EARLY_DEATHS:
+        if self._has_failed:
             raise VitrineError("server processes end right after their start; the log above says why")
 
     def _start(self) -> None:
@@ -95,12 +98,17 @@ class _Pool:
 
     def _replace(self, process: int, status: int, lived: float) -> None:
         self._early_deaths = self._early_deaths + 1 if lived < EARLY_SECONDS else 0
-        if self._early_deaths >= MAX_EARLY_DEATHS:
+        if self._early_deaths >= MAX_EARLY_DEATHS and not self._has_one_that_lives():
+            self._has_failed = True
             self._stop(signal.SIGTERM, None)
             return
         logger("serving").warning("server process ended, starting another", process=process, status=status)
-        sleep(0.2 * self._early_deaths)
-        self._start()
+        sleep(min(MAX_PAUSE_SECONDS, 0.2 * self._early_deaths))
+        if not self._is_stopping:  # told to while it slept
+            self._start()
+
+    def _has_one_that_lives(self) -> bool:
+        return any(monotonic() - started > EARLY_SECONDS for started in self._started.values())
 
     def _stop(self, number: int, frame: object) -> None:
         self._is_stopping = True
