@@ -79,7 +79,7 @@ def fingerprint(workspace: Workspace, spec_path: Path | None) -> Fingerprint:
             specs = (spec_path,)
     kinds = ("retrieval", "first_stage", "second_stage")
     pointers = [*(workspace.bundles / kind / "champion.json" for kind in kinds), workspace.index / "champion.json"]
-    # What a pointer names may be completed, signed or repaired after it was written, vectors written again for new posts.
+    # What a pointer names may be completed, signed or repaired later, vectors written again for new posts.
     files = [file for pointer in pointers for file in _named_files(pointer)]
     files += [workspace.verify_key, *sorted((workspace.index / "first_stage").glob("*/*"))]
     return Fingerprint(

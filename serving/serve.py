@@ -8,6 +8,7 @@ from time import monotonic
 import uvicorn
 from fastapi import FastAPI
 
+from core.clock import Clock
 from core.errors import ConfigError
 from core.logs import logger
 from core.memory import leave_loaded_objects_alone
@@ -42,15 +43,21 @@ def serve(settings: Settings, workers: int = 1, reader: FeatureReader | None = N
     if workers == 1:
         serve_one(settings, reader=reader)
     else:
-        run_workers(workers, settings.host, settings.port, partial(serve_one, settings, reader=reader))
+        # An anchored clock begins with its making: one for all, or a process that replaces another would live earlier.
+        clock = settings.workspace.clock(settings.clock)
+        run_workers(workers, settings.host, settings.port, partial(serve_one, settings, clock=clock))
 
 
 def serve_one(
-    settings: Settings, listener: socket.socket | None = None, *, reader: FeatureReader | None = None
+    settings: Settings,
+    listener: socket.socket | None = None,
+    *,
+    reader: FeatureReader | None = None,
+    clock: Clock | None = None,
 ) -> None:
     """Serves in this process, on `listener` where the port is shared. Everything is opened here."""
     reader = reader or open_reader(settings.workspace, settings.feature_seconds)
-    runtime = build_runtime(settings, reader=GuardedReader(reader, monotonic), is_live=True)
+    runtime = build_runtime(settings, reader=GuardedReader(reader, monotonic), clock=clock, is_live=True)
     signal.signal(signal.SIGHUP, lambda *_: runtime.funnels.asked.set())
     server = uvicorn.Server(uvicorn_config(create_app(runtime), settings))
     leave_loaded_objects_alone()

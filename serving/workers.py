@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic, sleep
 
 from core.errors import ConfigError, VitrineError
@@ -21,6 +22,7 @@ MAX_EARLY_DEATHS = 3
 """As many in a row end the server, unless another of its processes has lived longer: then it goes on with that one."""
 MAX_PAUSE_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1
+_TOLD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 Serve = Callable[[socket.socket], None]
 
@@ -77,15 +79,19 @@ class _Pool:
             raise VitrineError("server processes end right after their start; the log above says why")
 
     def _start(self) -> None:
+        # A signal meanwhile would miss the new process, or find the parent's handlers in it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _TOLD)
         process = os.fork()
         if process:
             self._started[process] = monotonic()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _TOLD)
             return
         status = 1
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until `serve` listens to it: what it opens is new anyway
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _TOLD)
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
             self._serve()
             status = 0
@@ -116,4 +122,5 @@ class _Pool:
 
     def _tell(self, number: int) -> None:
         for process in list(self._started):
-            os.kill(process, number)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(process, number)
