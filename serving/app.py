@@ -90,7 +90,7 @@ def create_app(runtime: Runtime) -> FastAPI:
     app.include_router(feed_router(runtime, feed, served))
     app.include_router(explain_router(runtime, feed.explanations))
     app.include_router(events_router(intake))
-    app.include_router(health_router(runtime))
+    app.include_router(health_router(runtime, served))
     app.include_router(page_router(runtime, PAGE_FOLDER))
     app.include_router(browse_router(runtime))
     if runtime.live is not None:

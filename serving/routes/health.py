@@ -5,13 +5,14 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from core.errors import VitrineError
+from events.served import ServedLog
 from serving.bootstrap import Runtime
 from serving.schemas import Health, Readiness
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def health_router(runtime: Runtime) -> APIRouter:
+def health_router(runtime: Runtime, served: ServedLog) -> APIRouter:
     """Routes for machines that watch the service."""
     router = APIRouter(tags=["operation"])
 
@@ -31,6 +32,8 @@ def health_router(runtime: Runtime) -> APIRouter:
         degraded += _features_missing(runtime)
         if runtime.journal.is_failing:
             degraded.append("journal")
+        if served.is_failing:
+            degraded.append("served_log")
         return Readiness(
             is_ready=True,
             degraded=degraded,

@@ -1,7 +1,10 @@
 """No acknowledged event is lost or counted twice: kill -9 at any moment, and a disk that takes nothing more."""
 
+import contextlib
+import os
 import resource
 import signal
+import subprocess
 import time
 
 import httpx
@@ -10,6 +13,7 @@ import pytest
 
 from serving.snapshot import save_snapshot
 from tests.event_posters import Poster, check_journal, event, kept
+from tests.feed_readers import Readers, check_replies
 from tests.served_world import ForkedServer
 from tests.serving_fakes import make_settings, make_snapshot
 
@@ -71,3 +75,58 @@ def test_a_disk_that_takes_nothing_more_is_a_503_for_events_while_feeds_go_on(se
     assert "journal" not in httpx.get(f"{server.url}/readyz").json()["degraded"]
     server.kill(signal.SIGKILL)
     assert {e.event_id for e in kept(server.settings)} == acknowledged
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 24 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("may not mount a file system")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_full_file_system_takes_no_event_and_stops_no_feed(small_disk):
+    settings = make_settings(small_disk)
+    save_snapshot(settings.workspace, make_snapshot())
+    server = ForkedServer(settings)
+    server.output = small_disk.parent / "server.log"
+    posters = [Poster(server.url, f"poster{i}") for i in range(2)]
+    try:
+        server.start()
+        with Readers(server.url) as readers:
+            for poster in posters:
+                poster.start()
+            readers.wait_for(5)
+            filler = small_disk / "filler"
+            with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+                while file.write(bytes(4096)):
+                    pass
+            becomes(server, lambda found: {"journal", "served_log"} <= set(found))
+            held = [len(poster.acknowledged) for poster in posters]
+            readers.wait_for(20)
+            assert [len(poster.acknowledged) for poster in posters] == held
+            filler.unlink()
+            becomes(server, lambda found: not {"journal", "served_log"} & set(found))
+            deadline = time.monotonic() + 60
+            while any(len(poster.acknowledged) == before for poster, before in zip(posters, held, strict=True)):
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            for poster in posters:
+                poster.is_over.set()
+                poster.join(60)
+        check_replies(readers.replies)
+        server.kill(signal.SIGKILL)
+        assert check_journal(settings, posters) > 10
+    finally:
+        server.close()
+
+
+def becomes(server, is_so):
+    deadline = time.monotonic() + 60
+    while not is_so(found := httpx.get(f"{server.url}/readyz", timeout=30).json()["degraded"]):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.1)
