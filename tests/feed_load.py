@@ -16,11 +16,12 @@ import numpy as np
 import uvloop
 
 MOST_CONNECTIONS = 400
+"""Beyond them a call waits for one, and the wait counts."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`rate` calls per second, exponentially spaced; 0: `connections` of them that are never idle."""
+    """`rate` calls per second, exponentially spaced, each on a free connection; 0: `connections` that are never idle."""
 
     port: int
     users: tuple[int, ...]
@@ -77,15 +78,15 @@ class _Connection:
 class _Load:
     def __init__(self, plan: Plan) -> None:
         self._plan, self._answers, self._next = plan, list[Answer](), 0
-        self._free = [_Connection(plan.port) for _ in range(plan.connections)]
-        self._num_open = plan.connections
+        self._free: asyncio.LifoQueue[_Connection] = asyncio.LifoQueue()
+        self._num_open = 0
 
     async def run(self) -> list[Answer]:
         self._began = time.perf_counter()
         if self._plan.rate:
             await self._at_rate()
         else:
-            await asyncio.gather(*(self._busy(connection) for connection in self._free))
+            await asyncio.gather(*(self._busy(_Connection(self._plan.port)) for _ in range(self._plan.connections)))
         return self._answers
 
     async def _busy(self, connection: _Connection) -> None:
@@ -103,15 +104,12 @@ class _Load:
         await asyncio.gather(*under_way)
 
     async def _one(self, at: float) -> None:
-        if not self._free:
-            if self._num_open >= MOST_CONNECTIONS:
-                self._answers.append(Answer(at, 0.0, 0))
-                return
+        if self._free.empty() and self._num_open < MOST_CONNECTIONS:
             self._num_open += 1
-            self._free.append(_Connection(self._plan.port))
-        connection = self._free.pop()
+            self._free.put_nowait(_Connection(self._plan.port))
+        connection = await self._free.get()
         await self._ask(connection, at)
-        self._free.append(connection)
+        self._free.put_nowait(connection)
 
     async def _ask(self, connection: _Connection, at: float) -> None:
         user = self._plan.users[self._next % len(self._plan.users)]
@@ -132,7 +130,7 @@ class _Load:
         return 1000 * (time.perf_counter() - self._began - at)
 
 
-def answers(plan: Plan, *, nice: int = 0) -> list[Answer]:
+def answers(plan: Plan) -> list[Answer]:
     """What came of one plan, asked from a process of its own."""
     command = [sys.executable, "-m", "tests.feed_load"]
     done = subprocess.run(command, input=json.dumps(asdict(plan)), capture_output=True, text=True, check=False)
