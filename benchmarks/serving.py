@@ -49,7 +49,7 @@ OVERLAY = {
     "first_stage": {"keep": 100},
     "second_stage": {"max_candidates": 100},
     # Every answer is to be ranked in full: nothing is shed, and nothing shortened for want of time.
-    "overload": {"max_in_flight": 4, "max_queue": 10_000, "max_wait_ms": 10_000},
+    "overload": {"max_in_flight": 2, "max_queue": 10_000, "max_wait_ms": 10_000, "busy_wait_ms": 10_000},
     "deadlines": {"request_ms": 60_000, "user_ms": 9_000, "retrieval_ms": 9_000, "first_stage_ms": 9_000}
     | {"second_stage_ms": 9_000, "rerank_ms": 9_000},
 }

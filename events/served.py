@@ -79,6 +79,8 @@ class ServedLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._lock = threading.Lock()
+        self.is_failing = False
+        """Whether the last `append` could not keep its page."""
         with mapped_errors("served log", self._path):
             self._connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
             self._connection.execute("PRAGMA journal_mode = WAL")
@@ -101,7 +103,9 @@ class ServedLog:
         )  # fmt: skip
         query = f"INSERT OR REPLACE INTO pages ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
         with self._lock, mapped_errors("served log", self._path):
+            self.is_failing = True
             self._connection.execute(query, cells)
+            self.is_failing = False
 
     def page(self, request_id: int) -> ServedPage | None:
         """The page of a request, None when it was never served or is too old."""

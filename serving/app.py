@@ -20,7 +20,7 @@ from serving.bootstrap import Runtime
 from serving.crew import Crew
 from serving.entity_store import EntityStore, UnknownEntityError
 from serving.erasure import open_erasure
-from serving.middleware import BodyNesting, CallerCheck, SecurityHeaders
+from serving.middleware import BodyNesting, CallerCheck, CallLimit, SecurityHeaders
 from serving.rates import Buckets, TokenBuckets
 from serving.reload import Watcher
 from serving.request_log import RequestLog
@@ -40,6 +40,8 @@ from serving.tracing import TracedCalls
 
 REQUEST_THREADS = 4
 """Calls but feeds that a process works on at once; the others wait their turn. Some wait for Redis or the disk."""
+MAX_CALLS = 256
+"""Calls that a process holds at once, waiting or worked on; beyond them it is a 503."""
 PAGE_FOLDER = Path(__file__).parent / "page"
 
 
@@ -49,7 +51,8 @@ class Service(FastAPI):
     runtime: Runtime
 
     def build_middleware_stack(self) -> ASGIApp:
-        app = RequestLog(SecurityHeaders(super().build_middleware_stack()), self.runtime.metrics)
+        metrics = self.runtime.metrics
+        app = RequestLog(SecurityHeaders(CallLimit(super().build_middleware_stack(), MAX_CALLS, metrics)), metrics)
         return app if self.runtime.tracing is None else TracedCalls(app, self.runtime.tracing.tracer)
 
 
@@ -101,7 +104,7 @@ def create_app(runtime: Runtime, crew: Crew | None = None) -> FastAPI:
     app.include_router(feed_router(runtime, feed, served))
     app.include_router(explain_router(runtime, feed.explanations))
     app.include_router(events_router(intake))
-    app.include_router(health_router(runtime, shared.text if shared else metrics.text))
+    app.include_router(health_router(runtime, served, shared.text if shared else metrics.text))
     app.include_router(page_router(runtime, PAGE_FOLDER))
     app.include_router(browse_router(runtime))
     if runtime.live is not None:

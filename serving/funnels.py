@@ -1,5 +1,6 @@
 """The funnels that serve, by surface, and the one place where they are exchanged for newer ones."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,13 +92,24 @@ def fingerprint(workspace: Workspace, spec_path: Path | None) -> Fingerprint:
     kinds = ("retrieval", "first_stage", "second_stage")
     pointers = [*(workspace.bundles / kind / "champion.json" for kind in kinds), workspace.index / "champion.json"]
     snapshot = workspace.snapshot / "current.json"
-    # A first stage's vectors may be written after its pointer, and again for new posts.
-    vectors = sorted((workspace.index / "first_stage").glob("*/post_ids.npy"))
+    # What a pointer names may be completed, signed or repaired later, vectors written again for new posts.
+    files = [file for pointer in pointers for file in _named_files(pointer)]
+    files += [workspace.verify_key, *sorted((workspace.index / "first_stage").glob("*/*"))]
     return Fingerprint(
         content_hash([part for path in specs for part in (path.name, _content(path))]),
-        content_hash([*map(_content, pointers), *(f"{path} {_changed_at(path)}" for path in vectors)]),
-        content_hash([_content(snapshot), str(_changed_at(snapshot))]),
+        content_hash([*map(_content, pointers), *(f"{path} {_stamp(path)}" for path in files)]),
+        content_hash([_content(snapshot), str(_stamp(snapshot))]),
     )
+
+
+def _named_files(pointer: Path) -> list[Path]:
+    """Files of the folder that should serve."""
+    try:
+        named = json.loads(_content(pointer))
+        name = str(named.get("bundle_id") or named["index_id"])
+        return sorted((pointer.parent / Path(name).name).iterdir())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
 
 
 def _content(path: Path) -> bytes:
@@ -107,8 +119,10 @@ def _content(path: Path) -> bytes:
         return b""
 
 
-def _changed_at(path: Path) -> int:
+def _stamp(path: Path) -> tuple[int, int]:
+    """When the file was written last, and its size."""
     try:
-        return path.stat().st_mtime_ns
+        found = path.stat()
     except OSError:
-        return 0
+        return 0, 0
+    return found.st_mtime_ns, found.st_size

@@ -68,6 +68,31 @@ def _is_foreign(headers: Headers) -> bool:
     return origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower()
 
 
+class CallLimit:
+    """Refuses calls beyond `most` at once: what waits for a thread waits in memory."""
+
+    def __init__(self, app: ASGIApp, most: int, metrics: Metrics) -> None:
+        self._app = app
+        self._most = most
+        self._metrics = metrics
+        self._num_calls = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if self._num_calls >= self._most:
+            self._metrics.refused("calls")
+            refusal = JSONResponse({"detail": "too many calls at once, try again"}, 503, headers={"Retry-After": "1"})
+            await refusal(scope, receive, send)
+            return
+        self._num_calls += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._num_calls -= 1
+
+
 class BodyNesting:
     """Refuses a JSON body that is nested too deeply for a parser, while it arrives."""
 

@@ -8,6 +8,7 @@ from time import monotonic
 import uvicorn
 from fastapi import FastAPI
 
+from core.clock import Clock
 from core.errors import ConfigError
 from core.logs import logger
 from core.memory import leave_loaded_objects_alone
@@ -22,6 +23,9 @@ from serving.parts import open_reader
 from serving.redis_keeper import RedisKeeper
 from serving.security import require_keys_beyond_loopback
 from serving.workers import run_workers
+
+MAX_CONNECTIONS = 900
+"""Beyond them uvicorn answers 503 and hangs up, before the usual limit of 1,024 open files stops it from accepting."""
 
 
 def serve(settings: Settings, workers: int = 1, reader: FeatureReader | None = None) -> None:
@@ -41,9 +45,11 @@ def serve(settings: Settings, workers: int = 1, reader: FeatureReader | None = N
     if workers == 1:
         serve_one(settings, reader=reader)
         return
+    # An anchored clock begins with its making: one for all, or a process that replaces another would live earlier.
+    clock = settings.workspace.clock(settings.clock)
     with gathered() as crew:
         run_workers(
-            workers, settings.host, settings.port, partial(serve_one, settings, reader=reader, crew=crew), crew.ended
+            workers, settings.host, settings.port, partial(serve_one, settings, clock=clock, crew=crew), crew.ended
         )
 
 
@@ -52,12 +58,13 @@ def serve_one(
     listener: socket.socket | None = None,
     *,
     reader: FeatureReader | None = None,
+    clock: Clock | None = None,
     crew: Crew | None = None,
 ) -> None:
     """Serves in this process, on `listener` where the port is shared by a crew. Everything is opened here."""
     reader = reader or open_reader(settings.workspace, settings.feature_seconds)
     guarded = GuardedReader(reader, monotonic, missed=RedisKeeper(settings))
-    runtime = build_runtime(settings, reader=guarded, is_live=True)
+    runtime = build_runtime(settings, reader=guarded, clock=clock, is_live=True)
     signal.signal(signal.SIGHUP, lambda *_: runtime.funnels.asked.set())
     server = uvicorn.Server(uvicorn_config(create_app(runtime, crew), settings))
     leave_loaded_objects_alone()
@@ -76,5 +83,5 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         access_log=False,  # a query string names users
         server_header=False,
         timeout_keep_alive=30,
-        limit_concurrency=512,
+        limit_concurrency=MAX_CONNECTIONS,
     )

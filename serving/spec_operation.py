@@ -21,14 +21,20 @@ class OverloadSpec(SpecModel):
     """When the feed stops ranking and answers from what was precomputed."""
 
     max_in_flight: Requests = Field(
-        default=8, ge=1, le=1000, description="Feed requests worked on at once per process."
+        default=2, ge=1, le=1000, description="Feed requests worked on at once per process."
     )
-    max_queue: Requests = Field(default=16, ge=0, le=10_000, description="Feed requests that may wait for their turn.")
+    max_queue: Requests = Field(default=8, ge=0, le=10_000, description="Feed requests that may wait for their turn.")
     max_wait_ms: Milliseconds = Field(
-        default=30, ge=0, le=10_000, description="Longest wait for a turn, in milliseconds."
+        default=50, ge=0, le=10_000, description="Longest wait for a turn, in milliseconds."
+    )
+    busy_wait_ms: Milliseconds = Field(
+        default=15,
+        ge=0,
+        le=10_000,
+        description="Longest wait while all turns are taken nearly all the time, in milliseconds.",
     )
     max_shed: Requests = Field(
-        default=64, ge=0, le=10_000, description="Excess requests answered without ranking at once; others get a 503."
+        default=2, ge=0, le=10_000, description="Excess requests answered without ranking at once; others get a 503."
     )
 
 

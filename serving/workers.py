@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic, sleep
 
 from core.errors import ConfigError, VitrineError
@@ -18,7 +19,10 @@ from core.memory import leave_loaded_objects_alone
 EARLY_SECONDS = 10.0
 """A process that ends sooner than this after its start most likely cannot start."""
 MAX_EARLY_DEATHS = 3
+"""As many in a row end the server, unless another of its processes has lived longer: then it goes on with that one."""
+MAX_PAUSE_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1
+_TOLD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 Serve = Callable[[socket.socket], None]
 
@@ -63,6 +67,7 @@ class _Pool:
         self._ended = ended
         self._started: dict[int, float] = {}
         self._early_deaths = 0
+        self._has_failed = False
         self._is_stopping = False
 
     def run(self) -> None:
@@ -77,19 +82,23 @@ class _Pool:
             if not self._is_stopping:
                 self._replace(process, status, lived)
             self._ended(process)
-        if self._early_deaths >= MAX_EARLY_DEATHS:
+        if self._has_failed:
             raise VitrineError("server processes end right after their start; the log above says why")
 
     def _start(self) -> None:
+        # A signal meanwhile would miss the new process, or find the parent's handlers in it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _TOLD)
         process = os.fork()
         if process:
             self._started[process] = monotonic()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _TOLD)
             return
         status = 1
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until `serve` listens to it: what it opens is new anyway
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _TOLD)
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
             self._serve()
             status = 0
@@ -102,12 +111,17 @@ class _Pool:
 
     def _replace(self, process: int, status: int, lived: float) -> None:
         self._early_deaths = self._early_deaths + 1 if lived < EARLY_SECONDS else 0
-        if self._early_deaths >= MAX_EARLY_DEATHS:
+        if self._early_deaths >= MAX_EARLY_DEATHS and not self._has_one_that_lives():
+            self._has_failed = True
             self._stop(signal.SIGTERM, None)
             return
         logger("serving").warning("server process ended, starting another", process=process, status=status)
-        sleep(0.2 * self._early_deaths)
-        self._start()
+        sleep(min(MAX_PAUSE_SECONDS, 0.2 * self._early_deaths))
+        if not self._is_stopping:  # told to while it slept
+            self._start()
+
+    def _has_one_that_lives(self) -> bool:
+        return any(monotonic() - started > EARLY_SECONDS for started in self._started.values())
 
     def _stop(self, number: int, frame: object) -> None:
         self._is_stopping = True
@@ -115,4 +129,5 @@ class _Pool:
 
     def _tell(self, number: int) -> None:
         for process in list(self._started):
-            os.kill(process, number)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(process, number)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from core.files import file_hash
+from core.files import file_hash, write_atomically
 from core.schema import HEADS
 from core.settings import Settings
+from core.signatures import sign_folder
 from feature_repo.catalog import ALL_VIEWS, ENTITY_VIEWS, JOIN_KEYS
 from models.ann import publish_index, write_index
 from models.bundle import load_bundle, save_bundle
@@ -31,7 +33,7 @@ from tests.redis_servers import free_ports
 from tests.serving_fakes import AS_OF, NUM_USERS, FakeReader, make_settings, make_snapshot
 from training.sign import sign_champions
 
-START_SECONDS = 120
+START_SECONDS = 300
 FORKS = """
 import os, signal, sys
 import faiss, torch
@@ -74,8 +76,16 @@ def make_world(folder: Path, *, has_graphs: bool = False, **fields: object) -> S
     return settings
 
 
-def publish_model(settings: Settings, kind: str, seed: int = 0, *, has_graph: bool = False) -> str:
-    """Makes a new bundle of the kind champion; nothing is signed."""
+def publish_model(
+    settings: Settings,
+    kind: str,
+    seed: int = 0,
+    calibrator: Calibrator | None = None,
+    *,
+    is_signed: bool = False,
+    has_graph: bool = False,
+) -> str:
+    """Makes a new bundle of the kind champion; signed before the pointer names it, as `training` does, or not."""
     torch.manual_seed(seed)
     with_cross = (CROSS,) if kind == "second_stage" else ()
     spec = fit_spec((*FEATURES, *with_cross), {**_some_columns(), CROSS.name: np.ones(9, dtype=np.float32)})
@@ -89,19 +99,23 @@ def publish_model(settings: Settings, kind: str, seed: int = 0, *, has_graph: bo
         config, heads = TOWERS, ("click",)
         module = TwoTower(spec, config, 1, is_training=True)
     parent = settings.workspace.bundles / kind
-    calibrators = [Calibrator(intercept=-2.0)] * len(heads) if kind == "second_stage" else []
+    calibrators = [calibrator or Calibrator(intercept=-2.0)] * len(heads) if kind == "second_stage" else []
     bundle_id = save_bundle(parent, kind, module, spec, config, heads, calibrators, {}, {}, has_graph=has_graph)
     pointer = parent / "champion.json"
     before = json.loads(pointer.read_text())["bundle_id"] if pointer.exists() else None
-    pointer.write_text(json.dumps({"bundle_id": bundle_id, "previous": before}))
+    if is_signed:
+        sign_folder(settings.workspace, parent / bundle_id)
+    write_atomically(pointer, json.dumps({"bundle_id": bundle_id, "previous": before}))
     return bundle_id
 
 
-def publish_vectors(settings: Settings, snapshot: Snapshot) -> None:
-    """Index of the retrieval champion and vectors of the first stage's."""
+def publish_vectors(
+    settings: Settings, snapshot: Snapshot, kinds: Sequence[str] = ("retrieval", "first_stage")
+) -> None:
+    """Index of the retrieval champion and vectors of the first stage's; nothing is signed."""
     post_ids = snapshot.catalogue.post_ids
     posts = FakeReader(snapshot.catalogue).read("post", post_ids, ENTITY_VIEWS["post"])
-    for kind in ("retrieval", "first_stage"):
+    for kind in kinds:
         parent = settings.workspace.bundles / kind
         bundle = load_bundle(parent / json.loads((parent / "champion.json").read_text())["bundle_id"])
         vectors = bundle.post_vectors(posts)
@@ -152,27 +166,37 @@ def _some_columns() -> dict[str, np.ndarray]:
     return users | posts | follows
 
 
+def memory_mb(process: int) -> float:
+    """Resident memory of a process, megabytes."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
 class ServerProcess:
     """`python -m serving serve` with its output in a file."""
 
-    def __init__(self, settings: Settings, **variables: str) -> None:
+    def __init__(self, settings: Settings, workers: int = 1, **variables: str) -> None:
         self.settings = settings
+        self._workers = workers
         self.pid = 0
-        port = str(free_ports(1)[0])
-        self.url = f"http://127.0.0.1:{port}"
+        self.port = free_ports(1)[0]
+        self.url = f"http://127.0.0.1:{self.port}"
         self.output = settings.workspace.root.parent / "server.log"
         self._variables = {
-            **os.environ, "VITRINE_VAR_DIR": str(settings.var_dir), "VITRINE_NUM_THREADS": "1", "VITRINE_PORT": port,
-            **variables,
+            **os.environ, "VITRINE_VAR_DIR": str(settings.var_dir), "VITRINE_NUM_THREADS": "1",
+            "VITRINE_PORT": str(self.port), **variables,
         }  # fmt: skip
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> "ServerProcess":
         """Returns when it answers."""
-        self._process = self._run("-m", "serving", "serve")
+        self._process = self._run("-m", "serving", "serve", "--workers", str(self._workers))
         self.pid = self._process.pid
         self._wait()
         return self
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
 
     def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -227,9 +251,9 @@ class ForkedServer(ServerProcess):
 
 
 @contextmanager
-def served(settings: Settings, **variables: str):
+def served(settings: Settings, workers: int = 1, **variables: str):
     """A running ServerProcess that ends with the block."""
-    server = ServerProcess(settings, **variables).start()
+    server = ServerProcess(settings, workers, **variables).start()
     try:
         yield server
     finally:

@@ -138,9 +138,12 @@ class FakeReader:
 
     def _fill_users(self, columns: Columns, ids: NDArray[np.int64]) -> None:
         for place, user_id in enumerate(ids.tolist()):
-            if user_id >= NUM_USERS or "user_history__history_post_ids" not in columns:
+            if user_id >= NUM_USERS:
                 continue
-            columns["user_profile__registered_at"][place] = int(AS_OF.timestamp()) - 86_400 * 30
+            if "user_profile__registered_at" in columns:
+                columns["user_profile__registered_at"][place] = int(AS_OF.timestamp()) - 86_400 * 30
+            if "user_history__history_post_ids" not in columns:
+                continue
             seeds = self.catalogue.post_ids[200 + 3 * user_id : 205 + 3 * user_id]
             columns["user_history__history_post_ids"][place, :5] = seeds
             columns["user_history__history_kinds"][place, :5] = [0, 1, 2, 3, 4]

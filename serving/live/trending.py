@@ -36,6 +36,8 @@ class Trending:
 
     def __init__(self, base: Lists, as_of: float) -> None:
         self._at = as_of
+        self.latest = as_of
+        """When the newest of what is counted happened, unix seconds."""
         self._sums: dict[int, float] = {}
         for lists in (base.trending, base.trending_by_language):
             for row, weight in zip(lists.values.tolist(), lists.weights.tolist(), strict=True):
@@ -48,6 +50,7 @@ class Trending:
         """Counts an engagement at `at`, unix seconds; one without positive weight counts nothing."""
         if weight <= 0.0:
             return
+        self.latest = max(self.latest, at)
         if (at - self._at) / HALF_LIFE_SECONDS > _MAX_EXPONENT:
             self._move_to(at)
         grown = weight * 2.0 ** ((at - self._at) / HALF_LIFE_SECONDS)
@@ -56,11 +59,14 @@ class Trending:
             self._sums = dict(heapq.nlargest(MAX_POSTS, self._sums.items(), key=lambda item: item[1]))
 
     def lists(self, catalogue: Catalogue, now: float) -> tuple[Ragged, Ragged]:
-        """Rows and sums as of `now`, best first: of everyone, and by language of the post."""
+        """Rows and sums as of `now`, best first: of everyone, and by language of the post.
+
+        As of the instant of the sums where `now` lies before it, as it does on a clock that was set back.
+        """
         rows = np.fromiter(self._sums, dtype=np.int64, count=len(self._sums))
         sums = np.fromiter(self._sums.values(), dtype=np.float64, count=len(self._sums))
         keep = catalogue.is_recommendable[rows]
-        rows, sums = rows[keep], sums[keep] * 2.0 ** ((self._at - now) / HALF_LIFE_SECONDS)
+        rows, sums = rows[keep], sums[keep] * 2.0 ** (min(0.0, self._at - now) / HALF_LIFE_SECONDS)
         order = np.lexsort((rows, -sums))
         rows, sums = rows[order], sums[order]
         codes = catalogue.language_codes[rows]

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
-from datetime import timedelta
+from datetime import datetime, timedelta
 from threading import RLock
 
 import numpy as np
@@ -21,6 +21,8 @@ from serving.snapshot import UNKNOWN, Snapshot
 
 TRENDING_WINDOW = timedelta(hours=48)
 BATCH = 10_000
+CLOCK_SLACK_SECONDS = 600.0
+"""Clocks are put right by less than this every day."""
 
 Key = tuple[str, int]
 """Entity (user, creator or post) and id."""
@@ -92,10 +94,11 @@ class LiveView:
         Raises StoreUnavailableError where the journal does not answer.
         """
         with self._lock:
+            now = self._clock.now()
             since = None
             if self._place is None:
                 # What lies longer back than trending looks matters only if it writes the catalogue.
-                since = self._clock.now() - TRENDING_WINDOW
+                since = now - TRENDING_WINDOW
                 self._replay_deletions(self.snapshot.journal_place)
             place = self.snapshot.journal_place if self._place is None else self._place
             count = 0
@@ -104,6 +107,8 @@ class LiveView:
                 place = self._place = events[-1].place
                 count += len(events)
             self._place = place
+            if self._trending.latest > max(now.timestamp(), self.snapshot.as_of) + CLOCK_SLACK_SECONDS:
+                self._recount(now, place)
             return count
 
     def written_at(self, entity: str, entity_id: int) -> tuple[bool, int | None]:
@@ -144,9 +149,26 @@ class LiveView:
                     self._count(event, row)
         self._settle(written)
         if self._has_new_sums:
-            lists = self._trending.lists(catalogue, self._clock.now().timestamp())
-            self.snapshot.live_lists.replace_trending(*lists)
-            self._has_new_sums = False
+            self._list_trending()
+
+    def _list_trending(self) -> None:
+        lists = self._trending.lists(self.snapshot.live_catalogue, self._clock.now().timestamp())
+        self.snapshot.live_lists.replace_trending(*lists)
+        self._has_new_sums = False
+
+    def _recount(self, now: datetime, until: int) -> None:
+        """Counts trending again from the snapshot: the clock was set back, and beside what was counted under the later
+        one nothing of now would weigh anything."""
+        self._trending = Trending(self.snapshot.base.lists, self.snapshot.as_of)
+        place = self.snapshot.journal_place
+        while place < until and (events := self._journal.tail(place, now - TRENDING_WINDOW, BATCH)):
+            place = events[-1].place
+            engagements = [e for e in events if e.post_id is not None and e.kind in self._weights and e.place <= until]
+            rows = self.snapshot.live_catalogue.rows_of(np.array([e.post_id for e in engagements], dtype=np.int64))
+            for event, row in zip(engagements, rows.tolist(), strict=True):
+                if row != UNKNOWN:
+                    self._engaged(event, row)
+        self._list_trending()
 
     def _put(self, event: TailEvent) -> list[int]:
         """Rows written by a put."""
@@ -191,8 +213,12 @@ class LiveView:
         if event.kind == IMPRESSION:
             self.snapshot.catalogue.num_impressions[row] += 1
         else:
-            self._trending.add(row, self._weights.get(event.kind, 0.0), event.event_at / 1e6)
+            self._engaged(event, row)
             self._has_new_sums = True
+
+    def _engaged(self, event: TailEvent, row: int) -> None:
+        at = min(event.event_at / 1e6, self._clock.now().timestamp())  # what a later clock wrote counts as of now
+        self._trending.add(row, self._weights.get(event.kind, 0.0), at)
 
     def _settle(self, rows: list[int]) -> None:
         self.snapshot.live_catalogue.settle()

@@ -7,13 +7,14 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from core.errors import VitrineError
+from events.served import ServedLog
 from serving.bootstrap import Runtime
 from serving.schemas import Health, Readiness
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def health_router(runtime: Runtime, metrics: Callable[[], bytes]) -> APIRouter:
+def health_router(runtime: Runtime, served: ServedLog, metrics: Callable[[], bytes]) -> APIRouter:
     """Routes for machines that watch the service; `metrics` in Prometheus' text format."""
     router = APIRouter(tags=["operation"])
 
@@ -30,12 +31,11 @@ def health_router(runtime: Runtime, metrics: Callable[[], bytes]) -> APIRouter:
         degraded = list(runtime.degraded())
         if runtime.live is not None:
             degraded += runtime.live.degraded
-        try:
-            runtime.parts.reader.read("user", np.zeros(1, dtype=np.int64), ("user_profile",))
-        except VitrineError:
-            degraded.append("features")
+        degraded += _features_missing(runtime)
         if runtime.journal.is_failing:
             degraded.append("journal")
+        if served.is_failing:
+            degraded.append("served_log")
         return Readiness(
             is_ready=True,
             degraded=degraded,
@@ -56,3 +56,14 @@ def health_router(runtime: Runtime, metrics: Callable[[], bytes]) -> APIRouter:
         return Response(metrics(), media_type=METRICS_TYPE)
 
     return router
+
+
+def _features_missing(runtime: Runtime) -> list[str]:
+    """`features` where the store does not answer, `user_features` where it knows none of the most active users."""
+    users = np.array([user.user_id for user in runtime.snapshot.sample_users] or [0], dtype=np.int64)
+    try:
+        columns = runtime.parts.reader.read("user", users, ("user_profile",))
+    except VitrineError:
+        return ["features"]
+    knows_somebody = (columns["user_profile__registered_at"] >= 0).any()
+    return [] if knows_somebody or not runtime.snapshot.sample_users else ["user_features"]

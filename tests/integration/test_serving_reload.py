@@ -184,6 +184,20 @@ def test_models_that_do_not_load_are_refused_until_they_do(platform):
     assert platform.page().model_versions["second_stage"] == "model-3"
 
 
+def test_refused_models_are_looked_at_again_once_a_file_of_theirs_changes(platform):
+    whole = platform.parts
+    folder = platform.settings.workspace.bundles / "second_stage" / "model-2"
+    folder.mkdir(parents=True)
+    platform.publish(replace(whole, second_stage=None, problems={"second_stage": "half written"}), 2)
+    assert [platform.reloader.poll() for _ in range(3)] == [False] * 3
+    assert platform.runtime.funnels.models_refused == ("second_stage",)
+    platform.parts = newer_model(whole, 2)
+    (folder / "weights.safetensors").write_text("all of it")
+    assert [platform.reloader.poll() for _ in range(3)] == [False, True, False]
+    assert platform.page().model_versions["second_stage"] == "model-2"
+    assert platform.runtime.funnels.models_refused == ()
+
+
 def test_a_page_never_mixes_versions_and_names_those_that_ranked_it(platform):
     first = platform.page()
     old = first.spec_version

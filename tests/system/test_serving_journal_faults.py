@@ -1,17 +1,19 @@
 """No acknowledged event is lost or counted twice: kill -9 at any moment, and a disk that takes nothing more."""
 
+import contextlib
+import os
 import resource
 import signal
-import threading
+import subprocess
 import time
-from collections import Counter
 
 import httpx
 import numpy as np
 import pytest
 
-from events.journal import Journal
 from serving.snapshot import save_snapshot
+from tests.event_posters import Poster, check_journal, event, kept
+from tests.feed_readers import Readers, check_replies
 from tests.served_world import ForkedServer
 from tests.serving_fakes import make_settings, make_snapshot
 
@@ -25,56 +27,10 @@ def server(tmp_path):
     server.close()
 
 
-def event(event_id, number):
-    return {
-        "event_id": event_id, "kind": "click", "user_id": str(number % 30), "post_id": str(2 * (number % 600) + 1),
-        "dwell_seconds": number % 60,
-    }  # fmt: skip
-
-
-class Client(threading.Thread):
-    """Posts batches, each again until it is acknowledged, and remembers what was."""
-
-    def __init__(self, url, name):
-        super().__init__(daemon=True)
-        self.url, self.label, self.is_over = url, name, threading.Event()
-        self.sent, self.acknowledged, self.wrong = {}, {}, []
-
-    def run(self):
-        number = 0
-        while not self.is_over.is_set():
-            batch = [event(f"{self.label}-{number + i}", number + i) for i in range(1 + number % 7)]
-            number += len(batch)
-            self.sent |= {e["event_id"]: e for e in batch}
-            while not self._post(batch):
-                if self.is_over.is_set():
-                    return
-                time.sleep(0.02)
-            self.acknowledged |= {e["event_id"]: e for e in batch}
-
-    def _post(self, batch):
-        try:
-            reply = httpx.post(f"{self.url}/events", json={"events": batch}, timeout=30)
-        except httpx.TransportError:
-            return False
-        if reply.status_code != 202:
-            self.wrong += [] if reply.status_code == 503 else [reply.text]
-            return False
-        found = reply.json()
-        if found["refused"] or found["accepted"] + found["duplicates"] != len(batch):
-            self.wrong.append(found)
-        return True
-
-
-def kept(settings):
-    with Journal(settings.workspace.journal) as journal:
-        return [found for _, found in journal.since(0, limit=10_000_000)]
-
-
 @pytest.mark.parametrize("num_kills", [5, pytest.param(100, marks=pytest.mark.long)])
 def test_kill_9_while_events_come_in_loses_and_doubles_none(server, num_kills):
     rng = np.random.default_rng(num_kills)
-    clients = [Client(server.url, f"client{i}") for i in range(3)]
+    clients = [Poster(server.url, f"client{i}") for i in range(3)]
     for number in range(num_kills):
         server.start()
         if number == 0:
@@ -85,18 +41,7 @@ def test_kill_9_while_events_come_in_loses_and_doubles_none(server, num_kills):
     for client in clients:
         client.is_over.set()
         client.join(60)
-    acknowledged = {k: v for client in clients for k, v in client.acknowledged.items()}
-    sent = {k: v for client in clients for k, v in client.sent.items()}
-    found = kept(server.settings)
-    assert [wrong for client in clients for wrong in client.wrong] == []
-    assert len(acknowledged) > 10 * num_kills
-    assert [k for k, times in Counter(e.event_id for e in found).items() if times > 1] == []
-    assert set(acknowledged) <= {e.event_id for e in found} <= set(sent)
-    for e in found:
-        given = sent[e.event_id]
-        assert (str(e.user_id), str(e.post_id), e.dwell_seconds) == (
-            given["user_id"], given["post_id"], given["dwell_seconds"],
-        )  # fmt: skip
+    assert check_journal(server.settings, clients) > 10 * num_kills
 
 
 def test_a_disk_that_takes_nothing_more_is_a_503_for_events_while_feeds_go_on(server):
@@ -130,3 +75,58 @@ def test_a_disk_that_takes_nothing_more_is_a_503_for_events_while_feeds_go_on(se
     assert "journal" not in httpx.get(f"{server.url}/readyz").json()["degraded"]
     server.kill(signal.SIGKILL)
     assert {e.event_id for e in kept(server.settings)} == acknowledged
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 24 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("may not mount a file system")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_full_file_system_takes_no_event_and_stops_no_feed(small_disk):
+    settings = make_settings(small_disk)
+    save_snapshot(settings.workspace, make_snapshot())
+    server = ForkedServer(settings)
+    server.output = small_disk.parent / "server.log"
+    posters = [Poster(server.url, f"poster{i}") for i in range(2)]
+    try:
+        server.start()
+        with Readers(server.url) as readers:
+            for poster in posters:
+                poster.start()
+            readers.wait_for(5)
+            filler = small_disk / "filler"
+            with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+                while file.write(bytes(4096)):
+                    pass
+            becomes(server, lambda found: {"journal", "served_log"} <= set(found))
+            held = [len(poster.acknowledged) for poster in posters]
+            readers.wait_for(20)
+            assert [len(poster.acknowledged) for poster in posters] == held
+            filler.unlink()
+            becomes(server, lambda found: not {"journal", "served_log"} & set(found))
+            deadline = time.monotonic() + 60
+            while any(len(poster.acknowledged) == before for poster, before in zip(posters, held, strict=True)):
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            for poster in posters:
+                poster.is_over.set()
+                poster.join(60)
+        check_replies(readers.replies)
+        server.kill(signal.SIGKILL)
+        assert check_journal(settings, posters) > 10
+    finally:
+        server.close()
+
+
+def becomes(server, is_so):
+    deadline = time.monotonic() + 60
+    while not is_so(found := httpx.get(f"{server.url}/readyz", timeout=30).json()["degraded"]):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.1)

@@ -1,7 +1,7 @@
 """The parts of the live view: room in the catalogue, trending sums, the delta beside an index."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from core.schema import CONTENT_DIM
+from events.journal import JournalEvent
 from feature_repo.columns import null_columns
 from models.ann import load_index, write_index
 from models.bundle import RetrievalBundle
@@ -317,4 +318,28 @@ def test_a_listener_that_fails_stops_neither_writes_nor_deletions(tmp_path):
     assert not runtime.snapshot.catalogue.is_recommendable[200]
     assert runtime.live.degraded == ("live_catalogue",)
     assert view.catch_up() == 0
+    runtime.close()
+
+
+def test_a_clock_set_far_ahead_and_back_leaves_no_mark_on_trending(tmp_path):
+    runtime = make_runtime(tmp_path)
+    clock, view, lists = runtime.clock, runtime.live.view, runtime.snapshot.lists
+
+    def liked(post_id, days, times):
+        clock.at = AS_OF + timedelta(days=days)
+        events = [
+            JournalEvent(f"{post_id}-{days}-{n}", "like", 1, clock.at, clock.at, post_id=post_id) for n in range(times)
+        ]
+        runtime.journal.append(events)
+        view.catch_up()
+        rows = lists.trending.list_of(0)
+        return runtime.snapshot.catalogue.post_ids[rows].tolist()
+
+    assert liked(101, 0, 30)[0] == 101
+    assert liked(201, 365, 1)[0] == 201
+    assert liked(301, 0, 20)[:2] == [101, 301]
+    assert np.isfinite(lists.trending.weights_of(0)).all()
+    assert liked(401, -365, 40)[0] == 101  # nothing of then weighs anything now
+    assert np.isfinite(lists.trending.weights_of(0)).all()
+    assert liked(501, 0.01, 50)[0] == 501
     runtime.close()

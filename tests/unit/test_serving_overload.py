@@ -4,6 +4,8 @@ import asyncio
 
 import pytest
 
+from serving.metrics import Metrics
+from serving.middleware import CallLimit
 from serving.overload import Admission
 from serving.prefetch import Prefetcher
 from serving.spec_operation import OverloadSpec
@@ -42,6 +44,55 @@ def test_who_waits_too_long_is_excess_and_leaves_no_trace():
         gate.leave()
         assert await gate.admit() is True
         assert gate.num_in_flight == 2
+
+    asyncio.run(play())
+
+
+def test_a_burst_may_wait_and_lasting_excess_may_not():
+    async def play():
+        gate = admission(max_wait_ms=10_000, busy_wait_ms=1)
+        await gate.admit()
+        await gate.admit()
+        first = asyncio.create_task(gate.admit())
+        await asyncio.sleep(0.2)
+        assert not first.done()
+        await asyncio.sleep(1.0)  # no turn was free all the while
+        gate.leave()
+        assert await first is True
+        assert await asyncio.wait_for(gate.admit(), 5) is False
+        gate.leave()
+        await asyncio.sleep(0.5)  # one was
+        await gate.admit()
+        second = asyncio.create_task(gate.admit())
+        await asyncio.sleep(0.2)
+        assert not second.done()
+        gate.leave()
+        assert await second is True
+
+    asyncio.run(play())
+
+
+def test_calls_beyond_the_most_get_a_503_that_says_when_to_come_back_and_the_others_go_on():
+    async def play():
+        let_go, sent = asyncio.Event(), list[dict]()
+
+        async def app(scope, receive, send):
+            await let_go.wait()
+
+        async def send(message):
+            sent.append(message)
+
+        limit = CallLimit(app, 1, Metrics())
+        first = asyncio.create_task(limit({"type": "http"}, None, send))
+        await asyncio.sleep(0)
+        await limit({"type": "http"}, None, send)
+        assert sent[0]["status"] == 503
+        assert (b"retry-after", b"1") in sent[0]["headers"]
+        let_go.set()
+        await first
+        sent.clear()
+        await limit({"type": "http"}, None, send)
+        assert sent == []
 
     asyncio.run(play())
 
