@@ -21,7 +21,7 @@ MOST_CONNECTIONS = 400
 
 @dataclass(frozen=True)
 class Plan:
-    """`rate` calls per second, exponentially spaced, each on a free connection; 0: `connections` that are never idle."""
+    """`rate` calls per second, exponentially spaced, on any connection; 0: `connections` of them, never idle."""
 
     port: int
     users: tuple[int, ...]
