@@ -6,10 +6,10 @@ from collections import deque
 
 from serving.spec_operation import OverloadSpec
 
-BUSY_SHARE = 0.9
+BUSY_SHARE = 0.8
 """Share of the time with every turn taken from which on more is asked for than can be done. At 70 % of what can be
 done it is about a half."""
-_MEMORY_SECONDS = 0.3
+_MEMORY_SECONDS = 0.5
 
 
 class Admission:

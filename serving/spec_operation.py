@@ -25,10 +25,10 @@ class OverloadSpec(SpecModel):
     )
     max_queue: Requests = Field(default=8, ge=0, le=10_000, description="Feed requests that may wait for their turn.")
     max_wait_ms: Milliseconds = Field(
-        default=50, ge=0, le=10_000, description="Longest wait for a turn, in milliseconds."
+        default=40, ge=0, le=10_000, description="Longest wait for a turn, in milliseconds."
     )
     busy_wait_ms: Milliseconds = Field(
-        default=15,
+        default=10,
         ge=0,
         le=10_000,
         description="Longest wait while all turns are taken nearly all the time, in milliseconds.",
