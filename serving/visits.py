@@ -58,10 +58,9 @@ class Visit:
 
     def let_go(self) -> None:
         """Forgets what is ranked and not put in order: it keeps the catalogue it was ranked over. Hold the lock."""
-        if self.num_behind:
-            last = self.entries[-1][0]
-            bare = replace(last, rest=None)
-            self.entries = [(bare if slate is last else slate, place) for slate, place in self.entries]
+        if any(slate.rest is not None for slate, _ in self.entries):
+            bare = {id(slate): replace(slate, rest=None) for slate, _ in self.entries}
+            self.entries = [(bare[id(slate)], place) for slate, place in self.entries]
 
     def add(self, slate: Slate) -> None:
         """Appends a slate of the same snapshot. One without posts means that the catalogue has no more."""
