@@ -44,7 +44,9 @@ def running(kind: str, workers: int, env: Mapping[str, str], probe: str) -> Iter
     command = [sys.executable, "-m", "benchmarks.serving_servers", kind, str(port), str(workers)]
     if kind == "ours":
         command = [sys.executable, "-m", "serving", "serve", "--port", str(port), "--workers", str(workers)]
-    process = subprocess.Popen(command, env={**os.environ, **env}, stdout=subprocess.DEVNULL)
+    # Feast's import here asks every child for metrics in shared files, which no server started by hand has.
+    inherited = {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
+    process = subprocess.Popen(command, env={**inherited, **env}, stdout=subprocess.DEVNULL)
     try:
         _wait(process, port, probe)
         yield Server(port, process.pid)
