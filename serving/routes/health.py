@@ -17,7 +17,7 @@ def health_router(runtime: Runtime, served: ServedLog) -> APIRouter:
     router = APIRouter(tags=["operation"])
 
     @router.get("/healthz", response_model=Health)
-    def read_health() -> Health:
+    async def read_health() -> Health:  # waits for no thread
         """The process lives."""
         return Health()
 
