@@ -196,13 +196,13 @@ class Journal:
         """What of the batch is new. All of it is on disk when this returns; nothing of it when this raises."""
         rows = [_to_row(event) for event in events]
         with self._writing, mapped_errors("journal", self.path):
-            self.is_failing = True
             before = self._writer.total_changes
-            self._writer.execute("BEGIN IMMEDIATE")
             try:
+                self._writer.execute("BEGIN IMMEDIATE")
                 self._writer.executemany(_INSERT, rows)
                 self._writer.execute("COMMIT")
             except BaseException:
+                self.is_failing = True
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
                 raise

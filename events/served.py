@@ -103,8 +103,11 @@ class ServedLog:
         )  # fmt: skip
         query = f"INSERT OR REPLACE INTO pages ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
         with self._lock, mapped_errors("served log", self._path):
-            self.is_failing = True
-            self._connection.execute(query, cells)
+            try:
+                self._connection.execute(query, cells)
+            except BaseException:
+                self.is_failing = True
+                raise
             self.is_failing = False
 
     def page(self, request_id: int) -> ServedPage | None:

@@ -69,7 +69,7 @@ def _is_foreign(headers: Headers) -> bool:
 
 
 class CallLimit:
-    """Refuses calls beyond `most` at once: what waits for a thread waits in memory."""
+    """Refuses calls beyond `most` at once, for what waits for a thread waits in memory; never who asks for health."""
 
     def __init__(self, app: ASGIApp, most: int, metrics: Metrics) -> None:
         self._app = app
@@ -78,7 +78,7 @@ class CallLimit:
         self._num_calls = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
         if self._num_calls >= self._most:

@@ -19,7 +19,7 @@ def health_router(runtime: Runtime, served: ServedLog, metrics: Callable[[], byt
     router = APIRouter(tags=["operation"])
 
     @router.get("/healthz", response_model=Health)
-    def read_health() -> Health:
+    async def read_health() -> Health:  # waits for no thread
         """The process lives."""
         return Health()
 
