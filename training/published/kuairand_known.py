@@ -60,7 +60,7 @@ class Known:
 
 
 def known_before(data: KuaiRand, first_test_day: int) -> Known:
-    """What each row may know: nothing of the test days, and of its own user nothing of the rows learnt from with it."""
+    """What each row may know: nothing of the test days, and of its own user no row of its block."""
     midnight = np.minimum(data.day, first_test_day) * 24
     is_teaching = data.day < first_test_day
     return Known(
