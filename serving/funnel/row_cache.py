@@ -95,7 +95,7 @@ class RowCache:
         """Slot of each id that is held and young enough, else -1."""
         slot_of = self._slot_of
         slots = np.fromiter((slot_of.get(i, -1) for i in ids.tolist()), dtype=np.int64, count=len(ids))
-        is_old = (slots >= 0) & (now_seconds - self._read_at[slots] > self.max_age_seconds)
+        is_old = (slots >= 0) & (np.abs(now_seconds - self._read_at[slots]) > self.max_age_seconds)
         slots[is_old] = -1
         return slots
 

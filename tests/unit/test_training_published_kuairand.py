@@ -5,7 +5,7 @@ from core.errors import InputError
 from tests.small_kuairand import log_line, write_folder
 from training.published.kuairand_features import HISTORY_LENGTH, kuairand_columns, latest
 from training.published.kuairand_log import HEADS, read_kuairand
-from training.published.kuairand_parts import days_of, kuairand_parts
+from training.published.kuairand_parts import days_of, kuairand_parts, without_older
 from training.published.kuairand_spec import TREES_ONLY, kuairand_features, tree_columns
 
 LONG_VIEW, PROFILE = HEADS.index("long_view"), HEADS.index("profile_enter")
@@ -110,10 +110,13 @@ def test_a_history_row_s_own_label_reaches_none_of_its_columns(tmp_path):
     before = kuairand_columns(data, first_test_day=3)
     data.labels[7, LONG_VIEW] = 1 - data.labels[7, LONG_VIEW]
     after = kuairand_columns(data, first_test_day=3)
+    # From the latest back, twelve at a time: rows 88 to 99 of user 0, ..., rows 4 to 15, rows 0 to 3.
     for name, values in before.items():
-        np.testing.assert_allclose(values[7], after[name][7], atol=5e-4, err_msg=name)
-    assert abs(before["user__rate_long_view"][8] - after["user__rate_long_view"][8]) > 0.01, "the next row does know it"
-    np.testing.assert_array_equal(before["user__rate_long_view"][88:100], before["user__rate_long_view"][88])
+        np.testing.assert_allclose(values[4:16], after[name][4:16], atol=5e-4, err_msg=name)
+    rate, moved = before["user__rate_long_view"], np.abs(before["user__rate_long_view"] - after["user__rate_long_view"])
+    assert (moved[[*range(4), *range(16, 100)]] > 0.005).all(), "the rest of the history does know it"
+    np.testing.assert_array_equal(rate[4:16], rate[4])
+    assert before["user__count_rows"][:100].tolist() == [96.0] * 4 + [88.0] * 96
 
 
 def test_a_taste_is_told_by_videos_that_the_same_users_see(tmp_path):
@@ -133,11 +136,22 @@ def test_a_taste_is_told_by_videos_that_the_same_users_see(tmp_path):
     assert taste[is_late & is_liked].mean() > taste[is_late & ~is_liked].mean() + 0.01
 
 
-def test_the_latest_rows_come_newest_first_and_only_earlier_ones():
+def test_the_latest_rows_come_newest_first_without_the_block_and_only_earlier_ones():
     users, at = np.array([4, 4, 4, 4, 7]), np.array([0, 1, 2, 3, 0])
-    found = latest(users, at, as_of=at, is_listed=np.array([True, False, True, True, True]))
+    is_listed = np.array([True, False, True, True, True])
+    found = latest(users, at, at, (at, at), is_listed)
     assert found.shape == (5, HISTORY_LENGTH)
     assert found[:, :3].tolist() == [[-1, -1, -1], [0, -1, -1], [0, -1, -1], [2, 0, -1], [-1, -1, -1]]
+    blocks = np.array([0, 0, 2, 3, 0]), np.array([2, 2, 3, 3, 1])
+    found = latest(users, at, np.full(5, 4), blocks, is_listed)
+    assert found[:, :3].tolist() == [[3, 2, -1], [3, 2, -1], [3, 0, -1], [3, 2, 0], [-1, -1, -1]]
+
+
+def test_trees_learn_from_the_latest_rows_of_a_history_and_networks_from_all(tmp_path):
+    history = [(0, place, 0, 1) for place in range(30)]
+    parts = kuairand_parts(read_kuairand(write_folder(tmp_path, LOG, history)), is_tuning=False)
+    assert parts.train.weights.tolist() == [0.5] * 18 + [1.0] * 12 + [3.0] * 2
+    assert without_older(parts.train).weights.tolist() == [1.0] * 12 + [3.0] * 2
 
 
 def test_every_column_is_read_by_a_feature_and_trees_read_no_list(data):

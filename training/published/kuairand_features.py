@@ -105,7 +105,7 @@ def _histories(known: Known) -> Columns:
     authors, lengths = data.authors, _lengths(data)
     found: Columns = {}
     for kind, outcome in LIST_KINDS.items():
-        rows = latest(data.users, data.hour, known.own_as_of, views == outcome)
+        rows = latest(data.users, data.hour, known.own_as_of, known.block, views == outcome)
         videos = np.where(rows >= 0, data.videos[rows], -1)
         for name, of_video in (("author", authors), ("topic", data.topics), ("length", lengths)):
             found[f"{kind}__{name}"] = np.where(videos >= 0, of_video[videos], -1).astype(np.int32)
@@ -114,17 +114,24 @@ def _histories(known: Known) -> Columns:
 
 
 def latest(
-    users: NDArray[np.int64], at: NDArray[np.int64], as_of: NDArray[np.int64], is_listed: NDArray[np.bool_]
+    users: NDArray[np.int64],
+    at: NDArray[np.int64],
+    as_of: NDArray[np.int64],
+    block: tuple[NDArray[np.int64], NDArray[np.int64]],
+    is_listed: NDArray[np.bool_],
 ) -> NDArray[np.int64]:
-    """For each row its user's listed rows with `at` < its `as_of`, newest first, [N, HISTORY_LENGTH]; -1 pads."""
-    earliest = min(int(at.min()), int(as_of.min()))
+    """For each row its user's listed rows with `at` < its `as_of`, newest first, [N, HISTORY_LENGTH]; -1 pads.
+
+    Those from the block's start until its end, which is no later than `as_of`, are left out.
+    """
+    earliest = min(int(at.min()), int(as_of.min()), int(block[0].min()))
     span = max(int(at.max()), int(as_of.max())) - earliest + 1
     listed = np.flatnonzero(is_listed)
     place = users[listed] * span + at[listed] - earliest
     order = np.argsort(place, kind="stable")
     listed, place = listed[order], place[order]
-    ends = np.searchsorted(place, users * span + as_of - earliest)
-    starts = np.searchsorted(place, users * span)
-    where = ends[:, None] - 1 - np.arange(HISTORY_LENGTH)
-    is_own = where >= starts[:, None]
+    end, block_start, block_end = (np.searchsorted(place, users * span + of - earliest) for of in (as_of, *block))
+    where = end[:, None] - 1 - np.arange(HISTORY_LENGTH)
+    where -= np.where(where < block_end[:, None], (block_end - block_start)[:, None], 0)
+    is_own = where >= np.searchsorted(place, users * span)[:, None]
     return np.where(is_own, listed[np.where(is_own, where, 0)] if len(listed) else -1, -1)

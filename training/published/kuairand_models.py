@@ -26,7 +26,7 @@ from training.fit_second_stage import SecondStageRun, fit_second_stage
 from training.loop import FittedModel, LoopConfig, Progress
 from training.published.kuairand_features import HISTORY_LENGTH
 from training.published.kuairand_log import HEADS
-from training.published.kuairand_parts import Parts
+from training.published.kuairand_parts import Parts, without_older
 from training.published.kuairand_spec import tree_columns
 from training.train import load_second_stage, predict_logits
 
@@ -150,7 +150,7 @@ def _knowing(rows: Examples, head: str) -> Examples:
 
 
 def lightgbm_logits(parts: Parts, heads: Sequence[str], seed: int, num_threads: int, *, is_quick: bool) -> Logits:
-    """LightGBM for each of `heads` on the same rows and columns.
+    """LightGBM for each of `heads` on the same columns, and the rows with which it does best.
 
     Early stopping on the validation day says how many trees the models that learn from it too have.
     """
@@ -163,10 +163,11 @@ def lightgbm_logits(parts: Parts, heads: Sequence[str], seed: int, num_threads: 
         seed=seed,
     )
     names = tree_columns(parts.train.columns)
+    train, both = without_older(parts.train), without_older(parts.whole)
     found = []
     for head in map(HEADS.index, heads):
-        first = fit_lightgbm(parts.train, parts.valid, head, names, config)
-        whole = fit_lightgbm(parts.whole, None, head, names, replace(config, max_rounds=first.num_trees))
+        first = fit_lightgbm(train, parts.valid, head, names, config)
+        whole = fit_lightgbm(both, None, head, names, replace(config, max_rounds=first.num_trees))
         pairs = ((first, parts.valid), (whole, parts.test))
         found.append([_logit(model.probabilities(part.columns)) for model, part in pairs])
     return np.stack([valid for valid, _ in found], axis=1), np.stack([test for _, test in found], axis=1)

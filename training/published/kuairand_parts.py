@@ -14,14 +14,16 @@ from core.errors import InputError
 from models.features import Feature
 from training.examples import Examples
 from training.published.kuairand_features import Columns, kuairand_columns
-from training.published.kuairand_known import HISTORY_ROWS, places_from_end
+from training.published.kuairand_known import BLOCK_ROWS, places_from_end
 from training.published.kuairand_log import HEADS, KuaiRand
 from training.published.kuairand_spec import kuairand_features
 
 TEST_FROM = 20220429
 TUNING_DAYS = 2
 DATED_WEIGHT = 3.0
-"""What a dated row counts beside a history row, which is older and knows neither surface nor hour."""
+"""What a dated row counts beside one of a user's latest in the history, which knows neither surface nor hour."""
+OLDER_WEIGHT = 0.5
+"""What a history row counts that is not among its user's latest BLOCK_ROWS."""
 DAY_SECONDS = 86_400.0
 
 
@@ -53,14 +55,18 @@ def kuairand_parts(data: KuaiRand, *, is_tuning: bool, user_share: float = 1.0) 
         data = _rows(data, data.users < user_share * len(data.user_ids))
     columns = kuairand_columns(data, first_test)
     day = data.day
-    is_recent = places_from_end(data) < HISTORY_ROWS
     return Parts(
-        _examples(data, columns, np.where(data.is_history, is_recent, day < first_test - 1)),
+        _examples(data, columns, day < first_test - 1),
         _examples(data, columns, day == first_test - 1),
-        _examples(data, columns, np.where(data.is_history, is_recent, day < first_test)),
+        _examples(data, columns, day < first_test),
         _examples(data, columns, day >= first_test),
         kuairand_features(data, columns),
     )
+
+
+def without_older(part: Examples) -> Examples:
+    """Only the rows that count in full: trees learn no more from the older ones, networks do."""
+    return part if part.weights is None else part.take(np.flatnonzero(part.weights > OLDER_WEIGHT))
 
 
 def days_of(part: Examples) -> NDArray[np.int64]:
@@ -75,6 +81,8 @@ def _rows(data: KuaiRand, is_kept: NDArray[np.bool_]) -> KuaiRand:
 
 def _examples(data: KuaiRand, columns: Columns, is_in: NDArray[np.bool_]) -> Examples:
     rows = np.flatnonzero(is_in)
+    of_history = np.where(places_from_end(data) < BLOCK_ROWS, 1.0, OLDER_WEIGHT)
+    weights = np.where(data.is_history, of_history, DATED_WEIGHT).astype(np.float32)
     return Examples(
         {name: values[rows] for name, values in columns.items()},
         data.labels[rows],
@@ -82,6 +90,6 @@ def _examples(data: KuaiRand, columns: Columns, is_in: NDArray[np.bool_]) -> Exa
         data.video_ids[data.videos[rows]],
         rows,
         (data.day[rows] * DAY_SECONDS).astype(np.float64),
-        np.where(data.is_history[rows], 1.0, DATED_WEIGHT).astype(np.float32),
+        weights[rows],
         label_names=HEADS,
     )
