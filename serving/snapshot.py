@@ -151,7 +151,9 @@ class Catalogue:
         order = np.lexsort((-self.created_at, self.creator_ids))
         creators, starts = np.unique(self.creator_ids[order], return_index=True)
         offsets = np.append(starts, len(order)).astype(np.int64)
-        return creators, Ragged(offsets, order.astype(np.int64), np.zeros(len(order), dtype=np.float32))
+        # Weights of nothing, in the room of one number.
+        none = np.broadcast_to(np.zeros(1, dtype=np.float32), len(order))
+        return creators, Ragged(offsets, order.astype(np.int64, copy=False), none)
 
     def creator_rows(self, creator_id: int) -> Rows:
         """Rows of one creator's posts, newest first."""

@@ -55,7 +55,14 @@ def run_workers(
 
 def _preload() -> None:
     """Loads what every process needs, so that they share its memory."""
-    import feature_repo.online  # isort: skip  # noqa: F401
+    # Imported on first use otherwise: what Feast finds by the names in feature_store.yaml, and the graphs' runtime.
+    import feast.infra.passthrough_provider
+    import feast.infra.registry.file
+    import feast.repo_operations  # noqa: F401
+    import onnxruntime  # noqa: F401
+
+    import feature_repo.online
+    import feature_repo.stores.asof  # noqa: F401
 
     leave_loaded_objects_alone()
 

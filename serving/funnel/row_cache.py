@@ -128,16 +128,22 @@ class RowCache:
         size = len(self._ids)
         while size < wanted:
             size = min(self._max_entries, size * 2)
-        more = size - len(self._ids)
-        if more:
-            self._ids = np.concatenate([self._ids, np.full(more, -1, dtype=np.int64)])
-            self._read_at = np.concatenate([self._read_at, np.full(more, -np.inf)])
+        if size > len(self._ids):
+            self._ids = _longer(self._ids, size, -1)
+            self._read_at = _longer(self._read_at, size, -np.inf)
+            self._columns = {name: _longer(column, size) for name, column in self._columns.items()}
         for name, values in rows.items():
-            column = self._columns.get(name)
-            if column is None:
+            if name not in self._columns:
                 self._columns[name] = np.zeros((size, *values.shape[1:]), dtype=values.dtype)
-            elif more:
-                self._columns[name] = np.concatenate([column, np.zeros((more, *values.shape[1:]), dtype=values.dtype)])
+
+
+def _longer(column: NDArray[Any], size: int, fill: float = 0) -> NDArray[Any]:
+    """The column with room behind it, which takes no memory while it holds zeros."""
+    longer = np.zeros((size, *column.shape[1:]), dtype=column.dtype)
+    longer[: len(column)] = column
+    if fill:
+        longer[len(column) :] = fill
+    return longer
 
 
 def _joined(held: NDArray[Any] | None, fresh: NDArray[Any]) -> NDArray[Any]:
