@@ -14,7 +14,7 @@ import pytest
 from core.files import write_atomically
 from core.signatures import sign_folder
 from models.calibration import Calibrator
-from serving.spec import STAGES
+from serving.spec_limits import STAGES
 from serving.spec_file import DEFAULT_SPEC, load_spec
 from tests.feed_readers import Readers, check_replies
 from tests.redis_servers import redis_server
