@@ -14,8 +14,8 @@ import pytest
 from core.files import write_atomically
 from core.signatures import sign_folder
 from models.calibration import Calibrator
-from serving.spec_limits import STAGES
 from serving.spec_file import DEFAULT_SPEC, load_spec
+from serving.spec_limits import STAGES
 from tests.feed_readers import Readers, check_replies
 from tests.redis_servers import redis_server
 from tests.served_world import fill_redis, make_world, publish_model, publish_vectors, served
