@@ -4,7 +4,7 @@ import ctypes
 import gc
 import sys
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 """Parameters of glibc's mallopt."""
 KEPT_BYTES = 2**31 - 1
 """Freed bytes at the end of the heap that are not given back; the most that the parameter takes."""
@@ -21,13 +21,25 @@ def keep_freed_memory() -> None:
     glibc asks the kernel for every large block anew, page by page, and training frees blocks of the same
     sizes in every step. Without glibc nothing changes.
     """
+    _set(M_MMAP_MAX, 0)
+    _set(M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def share_arenas_among_threads() -> None:
+    """From now on threads allocate from two arenas, for a server with many threads of which few work at once.
+
+    glibc gives threads up to eight arenas per core, and each keeps what its thread has freed: 28 MB of 270 in a
+    server process after some thousand feeds. Call it before the first thread. Without glibc nothing changes.
+    """
+    _set(M_ARENA_MAX, 2)
+
+
+def _set(parameter: int, value: int) -> None:
     if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return
-    mallopt(M_MMAP_MAX, 0)
-    mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+    if mallopt is not None:
+        mallopt(parameter, value)
 
 
 def leave_loaded_objects_alone() -> None:

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from core.clock import Clock
 from core.errors import ConfigError
 from core.logs import logger
-from core.memory import leave_loaded_objects_alone
+from core.memory import leave_loaded_objects_alone, share_arenas_among_threads
 from core.settings import Settings
 from serving.api_keys import read_keys
 from serving.app import create_app
@@ -42,6 +42,7 @@ def serve(settings: Settings, workers: int = 1, reader: FeatureReader | None = N
         )
     if workers > 1 and reader is not None:
         raise ConfigError("a feature store that is given is open already and serves one process; leave workers at 1")
+    share_arenas_among_threads()
     if workers == 1:
         serve_one(settings, reader=reader)
         return
