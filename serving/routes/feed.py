@@ -33,8 +33,8 @@ from serving.schemas import (
 )
 from serving.snapshot import UNKNOWN, Snapshot
 
-SHEDDING_THREADS = 2
-"""Answers from the reserve are quick; more threads would only take the processor from the rankings under way."""
+SHEDDING_THREADS = 1
+"""Answers from the reserve are quick; a second thread would only take the processor from the rankings under way."""
 
 
 def feed_router(runtime: Runtime, feed: Feed, served: ServedLog) -> APIRouter:
