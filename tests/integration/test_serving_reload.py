@@ -16,6 +16,7 @@ from serving.reload import Reloader, Watcher
 from serving.snapshot import save_snapshot
 from serving.spec_file import DEFAULT_SPEC
 from tests.serving_fakes import FakeModel, FakeReader, make_parts, make_settings, make_snapshot
+from tests.waiting import soon
 
 TEXT = DEFAULT_SPEC.read_text()
 
@@ -69,14 +70,6 @@ def platform(tmp_path, monkeypatch):
     platform = Platform(tmp_path, monkeypatch)
     yield platform
     platform.close()
-
-
-def soon(is_true):
-    for _ in range(1000):
-        if is_true():
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def newer_model(parts, number):

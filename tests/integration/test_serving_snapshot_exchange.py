@@ -28,6 +28,7 @@ from serving.snapshot import load_snapshot, save_snapshot
 from serving.vector_search import IndexSearch
 from tests.grown_snapshots import grown_snapshot
 from tests.serving_fakes import AS_OF, FakeReader, make_parts, make_settings, make_snapshot, make_spec
+from tests.waiting import soon
 
 MAPS = Path("/proc/self/maps")
 SPEC = make_spec(rerank={"slate_size": 60})
@@ -80,14 +81,6 @@ class Platform:
         self.feed.close()
         self.served.close()
         self.runtime.close()
-
-
-def soon(is_true):
-    for _ in range(200):
-        if is_true():
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def ids(page):
@@ -241,8 +234,8 @@ def test_memory_of_the_old_snapshot_is_released_at_once(platform):
         del page
         platform.feed.explanations.flush()
         # The thread that writes explanations lets go of the last page a moment after it is written.
-        assert soon(lambda: [found() for found in gone] == [None, None, None])
-        assert soon(lambda: folder not in MAPS.read_text())
+        assert soon(lambda: [found() for found in gone] == [None, None, None], 2)
+        assert soon(lambda: folder not in MAPS.read_text(), 2)
     finally:
         gc.enable()
     assert platform.runtime.live.tail.is_running

@@ -20,6 +20,7 @@ from serving.security import Role
 from serving.snapshot import save_snapshot
 from tests.grown_snapshots import grown_snapshot
 from tests.serving_fakes import make_settings, make_snapshot
+from tests.waiting import until
 
 SECONDS = 120
 SLOW = 4
@@ -44,7 +45,7 @@ class Server:
         command = [sys.executable, "-m", "serving", "serve", "--port", str(port), "--workers", "2"]
         with self.output.open("w") as output:
             self.process = subprocess.Popen(command, env={**os.environ, **variables}, stdout=output, stderr=output)
-        until(lambda: len(self.workers()) == 2 and all(self.answers() for _ in range(8)), "two workers answer")
+        until(lambda: len(self.workers()) == 2 and all(self.answers() for _ in range(8)), SECONDS, "two workers answer")
 
     def answers(self):
         try:
@@ -76,13 +77,6 @@ class Server:
             stop_redis(self.workspace)
 
 
-def until(is_done, what):
-    deadline = time.monotonic() + SECONDS
-    while not is_done():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("crew"))
@@ -97,17 +91,17 @@ def test_a_scrape_of_either_process_tells_the_sum_and_no_sum_ever_falls(server):
     def feeds():
         return server.count("vitrine_http_requests_total", route="/feed", status="200")
 
-    until(lambda: [feeds() for _ in range(6)] == [40] * 6, "both tell 40")
+    until(lambda: [feeds() for _ in range(6)] == [40] * 6, SECONDS, "both tell 40")
     os.kill(min(server.workers()), signal.SIGKILL)
-    until(lambda: len(server.workers()) == 2 and all(server.answers() for _ in range(8)), "two workers again")
+    until(lambda: len(server.workers()) == 2 and all(server.answers() for _ in range(8)), SECONDS, "two workers again")
     for user in range(10):
         assert server.get("/feed", user_id=str(user)).status_code == 200
-    until(lambda: [feeds() for _ in range(6)] == [50] * 6, "both tell 50, those of the killed one among them")
+    until(lambda: [feeds() for _ in range(6)] == [50] * 6, SECONDS, "both tell 50, those of the killed one among them")
     assert server.count("vitrine_stage_seconds_count", stage="rerank") >= 50
 
 
 def test_a_keys_rate_holds_over_both_processes_together(server):
-    until(lambda: server.get("/trending", server.slow_key).status_code == 200, "the key is known")
+    until(lambda: server.get("/trending", server.slow_key).status_code == 200, SECONDS, "the key is known")
     time.sleep(1.5)  # its bucket is full again
     began = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
@@ -137,9 +131,15 @@ def test_each_process_takes_a_newer_snapshot_over_and_lets_the_old_one_go(server
     thread.start()
     save_snapshot(server.workspace, grown_snapshot(2))
     until(
-        lambda: [server.get("/readyz").json()["snapshot_id"] for _ in range(8)] == ["snapshot-2"] * 8, "both serve it"
+        lambda: [server.get("/readyz").json()["snapshot_id"] for _ in range(8)] == ["snapshot-2"] * 8,
+        SECONDS,
+        "both serve it",
     )
-    until(lambda: not any(old in Path(f"/proc/{pid}/maps").read_text() for pid in workers), "nobody maps the old one")
+    until(
+        lambda: not any(old in Path(f"/proc/{pid}/maps").read_text() for pid in workers),
+        SECONDS,
+        "nobody maps the old one",
+    )
     is_over.set()
     thread.join(30)
     assert failures == []

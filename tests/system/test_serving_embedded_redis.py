@@ -10,17 +10,11 @@ import pytest
 
 from feature_repo.stores.embedded import ensure_redis, running_endpoint, save_soon, stop_redis
 from tests.served_world import fill_redis, make_world, served
+from tests.waiting import until
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Feast's imports
 
 SECONDS = 30
-
-
-def until(is_done, what):
-    deadline = time.monotonic() + SECONDS
-    while not is_done():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
 
 
 def test_a_killed_redis_comes_back_with_its_features_by_itself(tmp_path):
@@ -36,18 +30,18 @@ def test_a_killed_redis_comes_back_with_its_features_by_itself(tmp_path):
                 assert len(reply.raise_for_status().json()["posts"]) == 20
                 return reply.json()["degraded"]
 
-            until(lambda: degraded() == [], "every stage ranks")
+            until(lambda: degraded() == [], SECONDS, "every stage ranks")
             first = running_endpoint(workspace).pid
             os.kill(first, signal.SIGKILL)
-            until(lambda: degraded() == ["features"], "the feed says what it does without")
-            until(lambda: degraded() == [], "Redis is back, with the features that were saved")
+            until(lambda: degraded() == ["features"], SECONDS, "the feed says what it does without")
+            until(lambda: degraded() == [], SECONDS, "Redis is back, with the features that were saved")
             assert running_endpoint(workspace).pid != first
             stop_redis(workspace)
-            until(lambda: degraded() == ["features"], "it was stopped")
+            until(lambda: degraded() == ["features"], SECONDS, "it was stopped")
             time.sleep(3)
             assert degraded() == ["features"]
             assert running_endpoint(workspace) is None
             ensure_redis(workspace, settings)
-            until(lambda: degraded() == [], "it was started")
+            until(lambda: degraded() == [], SECONDS, "it was started")
     finally:
         stop_redis(workspace)

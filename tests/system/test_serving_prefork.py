@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -15,6 +14,7 @@ from events.journal import Journal
 from feature_repo.stores.embedded import stop_redis
 from serving.snapshot import save_snapshot
 from tests.serving_fakes import make_settings, make_snapshot
+from tests.waiting import until
 
 SECONDS = 120
 
@@ -42,13 +42,6 @@ def children(process):
     return set(map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()))
 
 
-def wait_until(is_done):
-    deadline = time.monotonic() + SECONDS
-    while not is_done():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def answers(url):
     try:
         return httpx.get(f"{url}/healthz").status_code == 200
@@ -60,7 +53,7 @@ def test_workers_share_port_and_stores_and_a_killed_one_is_replaced(settings):
     save_snapshot(settings.workspace, make_snapshot())
     process, url = start(settings, 2)
     try:
-        wait_until(lambda: len(children(process)) == 2 and answers(url))
+        until(lambda: len(children(process)) == 2 and answers(url), SECONDS)
         shown, cursor = [], None
         for number in range(12):
             params = {"user_id": "1", "limit": 5, **({"cursor": cursor} if cursor else {})}
@@ -77,8 +70,8 @@ def test_workers_share_port_and_stores_and_a_killed_one_is_replaced(settings):
         assert children(process) == before
         victim = min(before)
         os.kill(victim, signal.SIGKILL)
-        wait_until(lambda: len(children(process) - {victim}) == 2)
-        wait_until(lambda: all(answers(url) for _ in range(8)))
+        until(lambda: len(children(process) - {victim}) == 2, SECONDS)
+        until(lambda: all(answers(url) for _ in range(8)), SECONDS)
         process.terminate()
         assert process.wait(30) == 0
         with Journal(settings.workspace.journal) as journal:

@@ -14,6 +14,7 @@ from tests.event_posters import Poster, check_journal
 from tests.feed_readers import Readers, check_replies
 from tests.redis_servers import redis_server
 from tests.served_world import fill_redis, make_world, served
+from tests.waiting import until
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Feast's imports
 
@@ -22,13 +23,6 @@ SECONDS = 120
 
 def children(server):
     return list(map(int, Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()))
-
-
-def wait_until(is_done):
-    deadline = time.monotonic() + SECONDS
-    while not is_done():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def listens(process, port):
@@ -46,7 +40,7 @@ def test_a_killed_worker_costs_its_connections_and_nothing_else(tmp_path, num_ki
         url = f"redis://127.0.0.1:{port}/0"
         fill_redis(settings, url)
         with served(settings, 2, VITRINE_REDIS_URL=url, VITRINE_LOG_LEVEL="ERROR") as server:
-            wait_until(lambda: all(listens(child, server.port) for child in children(server)))
+            until(lambda: all(listens(child, server.port) for child in children(server)), SECONDS)
             posters = [Poster(server.url, f"poster{i}") for i in range(2)]
             with Readers(server.url, 2, keep_alive=False) as readers, Readers(server.url, 1) as loyal:
                 for poster in posters:
@@ -57,9 +51,9 @@ def test_a_killed_worker_costs_its_connections_and_nothing_else(tmp_path, num_ki
                     killed_at = time.monotonic()
                     os.kill(victim, signal.SIGKILL)
                     readers.wait_for(3)
-                    wait_until(lambda: len(now := children(server)) == 2 and victim not in now)  # noqa: B023
+                    until(lambda: len(now := children(server)) == 2 and victim not in now, SECONDS)  # noqa: B023
                     assert any(reply.status == 200 for reply in readers.since(killed_at))
-                    wait_until(lambda: all(listens(child, server.port) for child in children(server)))
+                    until(lambda: all(listens(child, server.port) for child in children(server)), SECONDS)
                     clocks = [httpx.get(f"{server.url}/readyz", timeout=30).json()["now"] for _ in range(8)]
                     assert clocks == sorted(clocks)  # whoever answers
                 readers.wait_for(10)

@@ -1,12 +1,12 @@
 """Sources on threads: deadlines, what becomes of late calls, and how few threads a source that hangs can hold."""
 
 import threading
-import time
 
 import pytest
 
 from core.errors import DeadlineError, StoreUnavailableError
 from serving.funnel.source_pool import SourcePool
+from tests.waiting import soon
 
 LONG = 30.0
 
@@ -24,14 +24,6 @@ def hang(pool, gate, name="slow"):
     call = pool.begin(name, lambda: gate.wait(LONG))
     with pytest.raises(DeadlineError, match="later than 20 ms"):
         call.result(0.02)
-
-
-def soon(is_true):
-    for _ in range(2000):
-        if is_true():
-            return True
-        time.sleep(0.005)
-    return False
 
 
 def test_a_call_gives_its_value_and_the_time_it_ran():
